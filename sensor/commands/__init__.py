@@ -1,0 +1,1 @@
+"""One file per console script: arguments, files, clocks and terminals round the engine."""

@@ -1,0 +1,233 @@
+"""The records that every part of netseq speaks: FRAME, PACKET and FLOW rows, batches of them, and the ALERT.
+
+A source hands over FRAME rows that point into a buffer of raw bytes; `decode` turns them into PACKET rows; `flows` folds
+PACKET rows into FLOW rows; Zeek's conn.log enters as FLOW rows too. All three are numpy record types, so that the
+compiled kernels and the vectorised Python between them share the same memory. Nothing here computes anything but names.
+
+Addresses are two unsigned 64-bit halves in host order (`hi`, `lo`); IPv4 is the mapped form ::ffff:a.b.c.d, so that one
+comparison serves both families. Times are integer microseconds since the epoch; bytes are counted, never guessed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+V4_MAPPED = 0xFFFF_0000_0000
+"""Low half of an IPv4-mapped address before the 32 address bits are added (RFC 4291, 2.5.5.2)."""
+
+FRAME = np.dtype(
+    [
+        ("ts_us", "<i8"),
+        ("offset", "<i8"),  # first byte of the frame in the block's buffer
+        ("captured_bytes", "<u4"),  # bytes that lie in the buffer
+        ("wire_bytes", "<u4"),  # bytes that were on the wire
+        ("link_type", "<u2"),  # LINKTYPE_* as in pcap and pcapng files
+        ("source", "<u2"),  # number of the file or interface, for messages
+        ("reserved", "<u4"),
+    ]
+)
+"""One raw frame, 32 bytes. Written by sources, read by decode."""
+
+PACKET = np.dtype(
+    [
+        ("ts_us", "<i8"),
+        ("src_hi", "<u8"),
+        ("src_lo", "<u8"),
+        ("dst_hi", "<u8"),
+        ("dst_lo", "<u8"),
+        ("payload_bytes", "<u4"),  # after the transport header, by the IP header's length
+        ("ip_bytes", "<u4"),  # IP header and all that follows, by the IP header's length
+        ("seq", "<u4"),
+        ("ack", "<u4"),
+        ("src_port", "<u2"),
+        ("dst_port", "<u2"),
+        ("window", "<u2"),  # raw TCP window, not scaled
+        ("header_bytes", "<u2"),  # transport header with options
+        ("protocol", "u1"),  # IP protocol number; IPv6: of the last header
+        ("tcp_flags", "u1"),  # FIN 1 SYN 2 RST 4 PSH 8 ACK 16 URG 32 ECE 64 CWR 128
+        ("icmp_type", "u1"),
+        ("icmp_code", "u1"),
+        ("notes", "u1"),  # NOTE_* bits
+        ("reserved", "u1", (3,)),
+    ]
+)
+"""One decoded packet, 72 bytes."""
+
+FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = 1, 2, 4, 8, 16, 32, 64, 128
+"""TCP flag bits (RFC 9293, 3.1)."""
+
+NOTE_FRAGMENT = 1
+"""The packet is a fragment (the first one or a later one)."""
+NOTE_TUNNEL = 2
+"""The row is what was found inside a tunnel."""
+NOTE_LATER_FRAGMENT = 4
+"""A fragment without transport header: its ports came from the first fragment, all its bytes are payload."""
+
+ICMP, IGMP, TCP, UDP, GRE, ESP, ICMPV6, SCTP = 1, 2, 6, 17, 47, 50, 58, 132
+"""IP protocol numbers that netseq names (IANA)."""
+
+MOMENTS = np.dtype(
+    [
+        ("n", "<u8"),
+        ("low", "<i8"),
+        ("high", "<i8"),
+        ("sum", "<i8"),
+        ("square_lo", "<u8"),  # sum of squares, 128 bits in two halves: exact for any sample
+        ("square_hi", "<u8"),
+    ]
+)
+"""Integer samples folded exactly: count, extremes, sum and sum of squares. Mean and variance follow without rounding."""
+
+SIDE = np.dtype(
+    [
+        ("packets", "<u8"),
+        ("ip_bytes", "<u8"),
+        ("header_bytes", "<u8"),
+        ("last_us", "<i8"),
+        ("payload", MOMENTS),  # bytes
+        ("gap", MOMENTS),  # us between consecutive packets of this side
+        ("fin", "<u4"),
+        ("syn", "<u4"),
+        ("rst", "<u4"),
+        ("psh", "<u4"),
+        ("ack", "<u4"),
+        ("urg", "<u4"),
+        ("cwr", "<u4"),
+        ("ece", "<u4"),
+        ("data_packets", "<u4"),  # packets with payload
+        ("retransmissions", "<u4"),  # (seq, ack, payload, window) already seen in this connection
+        ("smallest_header_bytes", "<u2"),
+        ("first_window", "<u2"),  # of the side's first packet
+        ("first_nonzero_window", "<u2"),
+        ("reserved", "<u2"),
+        ("bulk_start_us", "<i8"),  # state of the run of payload packets: see docs/statistics.md
+        ("bulk_last_us", "<i8"),
+        ("bulk_run_packets", "<u4"),
+        ("bulk_count", "<u4"),
+        ("bulk_run_bytes", "<u8"),
+        ("bulk_packets", "<u8"),
+        ("bulk_bytes", "<u8"),
+        ("bulk_us", "<i8"),
+    ]
+)
+"""What one sender of a flow did."""
+
+FLOW = np.dtype(
+    [
+        ("src_hi", "<u8"),  # src began the flow: the words' and alerts' source
+        ("src_lo", "<u8"),
+        ("dst_hi", "<u8"),
+        ("dst_lo", "<u8"),
+        ("src_port", "<u2"),
+        ("dst_port", "<u2"),
+        ("protocol", "u1"),
+        ("icmp_type", "u1"),  # of the first packet
+        ("icmp_code", "u1"),
+        ("end", "u1"),  # END_*
+        ("conn_state", "u1"),  # index into CONN_STATES, filled when the flow ends
+        ("src_state", "u1"),  # TCP endpoint states while the flow lives
+        ("dst_state", "u1"),
+        ("closing", "u1"),  # progress of FIN/FIN/ACK or RST
+        ("continued", "u1"),  # 1: this row continues a connection that the active timeout cut
+        ("first_is_bwd", "u1"),
+        ("reserved", "u1", (2,)),
+        ("first_us", "<i8"),
+        ("last_us", "<i8"),
+        ("connection", "<u8"),  # number of the connection; continuations keep it
+        ("connection_us", "<i8"),  # duration of the connection before this row, gaps included
+        ("gap", MOMENTS),  # us between consecutive packets, either side
+        ("active", MOMENTS),  # us
+        ("idle", MOMENTS),  # us
+        ("active_start_us", "<i8"),
+        ("active_end_us", "<i8"),
+        ("long_gaps", "<u8"),  # gaps over 1 s, for the subflow columns
+        ("fwd", SIDE),
+        ("bwd", SIDE),
+    ]
+)
+"""One bidirectional flow with the accumulators of all its statistics. From conn.log only some fields can be filled."""
+
+CONN_STATES = (
+    "S0", "S1", "SF", "REJ", "S2", "S3", "RSTO", "RSTR", "RSTOS0", "RSTRH", "SH", "SHR", "OTH",
+)  # fmt: skip
+"""Zeek's conn_state alphabet; `FLOW.conn_state` is an index into it."""
+
+END_LIVE, END_IDLE, END_CLOSED, END_ATTEMPT, END_ACTIVE, END_REUSED, END_ICMP, END_FULL, END_INPUT, END_LOG = range(10)
+ENDS = ("live", "idle", "closed", "attempt", "active", "reused", "icmp", "full", "input", "log")
+"""Why a flow ended: silent for idle_s; closed_s after its close; attempt_s after an unanswered SYN; cut at active_s; a SYN
+on a closed connection; another ICMP type and code; the table was full; the input ended; it came from a log, complete."""
+
+
+class FrameBlock(NamedTuple):
+    """Raw frames in one read-only buffer. A source yields these; they stay valid until the next one is asked for."""
+
+    data: NDArray[np.uint8]
+    """(bytes,) read-only: a mapped file, or a buffer of the source's own."""
+    frames: NDArray[np.void]
+    """(n,) FRAME rows; every [offset, offset + captured_bytes) lies inside `data` (the source guarantees it)."""
+
+
+class FlowBatch(NamedTuple):
+    """Ended flows in the order in which they ended."""
+
+    flows: NDArray[np.void]
+    """(n,) FLOW rows."""
+    uids: list[str] | None = None
+    """Zeek's uid of each row, when the flows came from Zeek."""
+    labels: list[str] | None = None
+    """The label of each row, when the source is a labelled data set ("" is benign)."""
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """One surprising part of a word: what was seen, what the model expected instead, and what the surprise cost."""
+
+    part: str
+    seen: str
+    seen_probability: float
+    expected: str
+    expected_probability: float
+    nats: float
+    """-ln(seen_probability) under the word LSTM, given the conversation and the parts before."""
+    voice: str
+    """Which voice weighed most in the verdict for this part: "lstm" or "frequency"."""
+
+
+class Alert(msgspec.Struct, frozen=True, kw_only=True):
+    """One alert, as the detector decides it. Sinks map it to their own field names; docs/alerts.md has the schema."""
+
+    ts_us: int
+    """Packet time at which the alert was raised: the end of the flow that raised it."""
+    signature: str
+    """What was found, "NetSeq::Sequence_Anomaly"."""
+    severity: str
+    """Splunk's CIM words: "low", "medium", "high", "critical"."""
+    src: str
+    src_port: int
+    dest: str
+    dest_port: int
+    transport: str
+    """"tcp", "udp", "icmp", "icmp6", "sctp", or the protocol's number."""
+    community_id: str
+    uid: str | None
+    score: float
+    """Nats of surprise of the word under the LSTM; NaN never: the frequency voice's nats where the LSTM had shed the flow."""
+    verdict: float
+    """What was weighed: the log-odds of the verdict over all voices for this conversation-hour."""
+    p_value: float
+    """Share of benign conversation-hours whose verdict is at least this high."""
+    per_day: float
+    """False alarms a day to be expected at this p-value at the rate of conversations seen."""
+    count: int
+    """Flows of this conversation that this alert stands for: itself and the ones suppressed since the one before."""
+    first_seen_us: int
+    """First flow of the conversation that this alert stands for."""
+    last_seen_us: int
+    model: str
+    """Name and version of the model, from its manifest."""
+    reasons: tuple[Reason, ...]
+    msg: str
+    """The alert in words."""

@@ -1,0 +1,1 @@
+"""Where alerts go: each sink maps an ALERT to one outside form."""
