@@ -36,5 +36,5 @@ def prepare_cache() -> Path:
     root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     folder = Path(root) / "netseq" / f"kernels-{__version__}"
     os.environ["NUMBA_CACHE_DIR"] = str(folder)
-    numba.core.config.reload_config()
+    numba.core.config.reload_config()  # type: ignore[no-untyped-call]  # numba ships no types for it
     return folder
