@@ -5,7 +5,8 @@ PACKET rows into FLOW rows; Zeek's conn.log enters as FLOW rows too. All three a
 compiled kernels and the vectorised Python between them share the same memory. Nothing here computes anything but names.
 
 Addresses are two unsigned 64-bit halves in host order (`hi`, `lo`); IPv4 is the mapped form ::ffff:a.b.c.d, so that one
-comparison serves both families. Times are integer microseconds since the epoch; bytes are counted, never guessed.
+comparison serves both families. Times are integer microseconds since the epoch. Counters are signed 64-bit: in compiled
+code a signed and an unsigned 64-bit integer meet in a float, which would lose digits.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ ICMP, IGMP, TCP, UDP, GRE, ESP, ICMPV6, SCTP = 1, 2, 6, 17, 47, 50, 58, 132
 
 MOMENTS = np.dtype(
     [
-        ("n", "<u8"),
+        ("n", "<i8"),
         ("low", "<i8"),
         ("high", "<i8"),
         ("sum", "<i8"),
@@ -84,9 +85,9 @@ MOMENTS = np.dtype(
 
 SIDE = np.dtype(
     [
-        ("packets", "<u8"),
-        ("ip_bytes", "<u8"),
-        ("header_bytes", "<u8"),
+        ("packets", "<i8"),
+        ("ip_bytes", "<i8"),
+        ("header_bytes", "<i8"),
         ("last_us", "<i8"),
         ("payload", MOMENTS),  # bytes
         ("gap", MOMENTS),  # us between consecutive packets of this side
@@ -108,9 +109,9 @@ SIDE = np.dtype(
         ("bulk_last_us", "<i8"),
         ("bulk_run_packets", "<u4"),
         ("bulk_count", "<u4"),
-        ("bulk_run_bytes", "<u8"),
-        ("bulk_packets", "<u8"),
-        ("bulk_bytes", "<u8"),
+        ("bulk_run_bytes", "<i8"),
+        ("bulk_packets", "<i8"),
+        ("bulk_bytes", "<i8"),
         ("bulk_us", "<i8"),
     ]
 )
@@ -134,17 +135,18 @@ FLOW = np.dtype(
         ("closing", "u1"),  # progress of FIN/FIN/ACK or RST
         ("continued", "u1"),  # 1: this row continues a connection that the active timeout cut
         ("first_is_bwd", "u1"),
-        ("reserved", "u1", (2,)),
+        ("lane", "u1"),  # which queue the live row waits in
+        ("reserved", "u1"),
         ("first_us", "<i8"),
         ("last_us", "<i8"),
-        ("connection", "<u8"),  # number of the connection; continuations keep it
+        ("connection", "<i8"),  # number of the connection; continuations keep it
         ("connection_us", "<i8"),  # duration of the connection before this row, gaps included
         ("gap", MOMENTS),  # us between consecutive packets, either side
         ("active", MOMENTS),  # us
         ("idle", MOMENTS),  # us
         ("active_start_us", "<i8"),
         ("active_end_us", "<i8"),
-        ("long_gaps", "<u8"),  # gaps over 1 s, for the subflow columns
+        ("long_gaps", "<i8"),  # gaps over 1 s, for the subflow columns
         ("fwd", SIDE),
         ("bwd", SIDE),
     ]
