@@ -1,0 +1,261 @@
+"""What can be set: every setting with its default, range, unit and meaning, and how a file and `--set` change it.
+
+One table of structs is the only place where a setting is told. It is validated as a whole before anything starts, so that
+a mistake costs one clear line (`ConfigError`) and never a run that means something else: an unknown key names the nearest
+known one, a value of the wrong type or out of range names its key. `load` is called by commands; the engine gets the
+frozen `Settings` and reads no file. `to_toml` prints what is in force, with each meaning as a comment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+# A TOML table: what is inside is any TOML value until msgspec has checked it against the structs.
+Table: TypeAlias = dict[str, Any]
+
+Tunnel = Literal["vlan", "mpls", "pppoe", "gre", "ipip", "6in4", "vxlan", "geneve", "gtpu"]
+"""Layers that decode can look through. Teredo is not one of them: it stays plain UDP."""
+
+
+Seconds = Annotated[float, Meta(gt=0, le=30 * 86_400)]
+Quiet = Annotated[float, Meta(ge=0, le=30 * 86_400)]
+Slots = Annotated[int, Meta(ge=64, le=1 << 26)]
+Rows = Annotated[int, Meta(ge=1, le=1 << 20)]
+Budget = Annotated[float, Meta(gt=0, le=1e6)]
+Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+
+
+class ConfigError(ValueError):
+    """The settings cannot be used; `str(error)` is the one line for the user."""
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What all sections share: they are frozen, and know exactly their own keys."""
+
+
+class Source(Section, frozen=True):
+    """Where frames come from."""
+
+    block_frames: Annotated[Rows, "frames handed to the decoder at a time; no result depends on it"] = 4096
+
+
+class Decode(Section, frozen=True):
+    """From frame bytes to packets."""
+
+    tunnels: Annotated[
+        tuple[Tunnel, ...], "layers looked through to the packet inside; what is in any other counts as its outer hosts' packet"
+    ] = get_args(Tunnel)
+    fragments: Annotated[Slots, "first fragments remembered, so that later ones find their ports"] = 4096
+    payload: Annotated[Literal["ip", "captured"], "payload bytes by the IP header's length, or as many as were captured"] = "ip"
+
+
+class Flows(Section, frozen=True):
+    """When a flow ends, in packet time, and how many may live."""
+
+    table: Annotated[Slots, "flows alive at most; the idlest ends first when it is full"] = 262_144
+    idle_s: Annotated[Seconds, "seconds without a packet after which a flow ends"] = 120.0
+    closed_s: Annotated[Seconds, "seconds after FINs both ways or a RST until the flow ends; stragglers join it"] = 5.0
+    attempt_s: Annotated[Seconds, "seconds after an unanswered SYN until the flow ends; Zeek waits as long"] = 5.0
+    active_s: Annotated[Seconds, "seconds after which a living flow is cut and continued"] = 120.0
+
+
+class Conversations(Section, frozen=True):
+    """The flows between two hosts, as one sequence."""
+
+    table: Annotated[Slots, "conversations remembered; the longest silent makes room when it is full"] = 65_536
+    restart_s: Annotated[Seconds, "seconds without a flow after which a conversation begins anew"] = 3600.0
+
+
+class Model(Section, frozen=True):
+    """Which model scores the words, and where it runs."""
+
+    path: Annotated[str, 'folder of a model made by netseq-train; "" is the one that comes with netseq'] = ""
+    device: Annotated[Device, '"auto" is CUDA where there is one; or "cpu", "cuda", "cuda:1"'] = "auto"
+    batch_flows: Annotated[Rows, "flows scored at a time; speed depends on it, no result does"] = 2048
+    rounds: Annotated[Rows, "flows of one conversation stepped in a batch; more are sampled, the rest counted as shed"] = 64
+
+
+class Detect(Section, frozen=True):
+    """When a verdict becomes an alert."""
+
+    budget_per_day: Annotated[Budget, "false alarms a day that are accepted, at the rate of conversations seen"] = 20.0
+    quiet_s: Annotated[Quiet, "seconds of packet time in which a conversation alerts once and counts the rest"] = 3600.0
+
+
+class Output(Section, frozen=True):
+    """How alerts are written."""
+
+    notice_form: Annotated[Literal["tsv", "json"], "form of Zeek's notice.log"] = "tsv"
+    dvc: Annotated[str, 'name of this sensor in its alerts (dvc, peer_descr); "" is the name of the host'] = ""
+
+
+class Settings(Section, frozen=True):
+    """Everything that can be set, one section per part of the path."""
+
+    source: Source = Source()
+    decode: Decode = Decode()
+    flows: Flows = Flows()
+    conversations: Conversations = Conversations()
+    model: Model = Model()
+    detect: Detect = Detect()
+    output: Output = Output()
+
+
+class Setting(NamedTuple):
+    """One setting as `settings` tells it."""
+
+    section: str
+    key: str
+    kind: Any  # a type as it is written in the struct: no narrower word for "any annotation"
+    default: object
+    meaning: str
+
+
+def load(path: str | Path | None = None, changes: Sequence[str] = ()) -> Settings:
+    """Read the settings: the defaults, changed by the TOML file `path`, changed by `section.key=value` strings in order.
+
+    Raises ConfigError with one line that names the file or option, the key, and what was expected.
+    """
+    table: Table = {}
+    if path is not None:
+        table = _read(Path(path))
+        _check_keys(table, str(path))
+        _convert(table, str(path))
+    for change in changes:
+        where = f"--set {change if change.isprintable() else ascii(change)}"
+        section, key, value = _parse_change(change, where)
+        _check_keys({section: {key: value}}, where)
+        _convert({section: {key: value}}, where)
+        table.setdefault(section, {})[key] = value
+    return _convert(table, "settings")
+
+
+def settings() -> Iterator[Setting]:
+    """Yield every setting in order."""
+    for section in msgspec.structs.fields(Settings):
+        hints = get_type_hints(type(section.default), include_extras=True)
+        for field in msgspec.structs.fields(section.type):
+            kind, *_, meaning = get_args(hints[field.name])
+            yield Setting(section.name, field.name, kind, field.default, meaning)
+
+
+def to_toml(values: Settings) -> str:
+    """Write `values` as a TOML file that `load` reads back to the same, each key under its meaning."""
+    lines: list[str] = []
+    heading = ""
+    for section, key, _, default, meaning in settings():
+        if section != heading:
+            about = str(type(getattr(values, section)).__doc__)
+            lines += [*([""] if heading else []), f"# {about}", f"[{section}]"]
+            heading = section
+        value = getattr(getattr(values, section), key)
+        changed = "" if value == default else f" (default {_toml_value(default)})"
+        lines += [f"# {meaning}{changed}", f"{key} = {_toml_value(value)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: object) -> str:
+    # JSON's strings, numbers and arrays of strings are TOML's too.
+    return msgspec.json.encode(value).decode()
+
+
+def _read(path: Path) -> Table:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text at byte {error.start}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+
+
+def _check_keys(table: Mapping[str, object], where: str) -> None:
+    """Refuse a section or key that does not exist, naming the nearest one that does."""
+    known: dict[str, list[str]] = {}
+    for setting in settings():
+        known.setdefault(setting.section, []).append(setting.key)
+    for section, keys in table.items():
+        names = list(keys) if isinstance(keys, Mapping) else []
+        if section not in known:
+            hint = _nearest(section, list(known)) or _elsewhere(names[0] if names else section, known) or _all(list(known))
+            raise ConfigError(f"{where}: unknown section {section!r}, {hint}")
+        for key in names:
+            if key not in known[section]:
+                hint = _nearest(key, known[section], f"{section}.") or _elsewhere(key, known) or _all(known[section])
+                raise ConfigError(f"{where}: unknown key {section}.{key}, {hint}")
+
+
+def _all(names: list[str]) -> str:
+    return f"known are: {', '.join(names)}"
+
+
+def _nearest(name: str, names: list[str], prefix: str = "") -> str:
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"did you mean {prefix}{close[0]}?" if close else ""
+
+
+def _elsewhere(name: str, known: Mapping[str, list[str]]) -> str:
+    """Find the key in any section: who wrote flows.quiet_s meant detect.quiet_s."""
+    for section, keys in known.items():
+        if near := _nearest(name, keys, f"{section}."):
+            return near
+    return ""
+
+
+def _parse_change(change: str, where: str) -> tuple[str, str, object]:
+    """Split `section.key=value`; the value is TOML, or bare text where the setting is text or a list of words."""
+    dotted, equals, text = change.partition("=")
+    section, _, key = dotted.strip().partition(".")
+    if not (equals and section.isidentifier() and key.isidentifier()):
+        raise ConfigError(f"{where}: expected section.key=value, such as detect.budget_per_day=5")
+    text = text.strip()
+    for setting in settings():
+        if (setting.section, setting.key) == (section, key):
+            return section, key, _parse_value(setting, text)
+    return section, key, text
+
+
+def _parse_value(setting: Setting, text: str) -> object:
+    value: object = text
+    with contextlib.suppress(tomllib.TOMLDecodeError):
+        table = tomllib.loads(f"value = {text}")
+        value = table["value"] if len(table) == 1 else text
+    if get_origin(setting.kind) is tuple and not isinstance(value, list):
+        return [word.strip() for word in text.split(",") if word.strip()]
+    if isinstance(setting.default, str) and not isinstance(value, str):
+        return text
+    return value
+
+
+def _convert(table: Table, where: str) -> Settings:
+    try:
+        return msgspec.convert(table, Settings)
+    except msgspec.ValidationError as error:
+        what, _, place = str(error).partition(" - at ")
+        key = re.sub(r"\[.*?\]$", "", place.strip("`").removeprefix("$").removeprefix("."))
+        raise ConfigError(f"{where}: {key}: {_in_words(what, key)}") from error
+
+
+def _in_words(what: str, key: str) -> str:
+    """Put msgspec's finding into the words of a TOML file."""
+    for setting in settings():
+        if f"{setting.section}.{setting.key}" == key:
+            choices = [str(word) for word in get_args(setting.kind) if isinstance(word, str)]
+            choices += [str(word) for inner in get_args(setting.kind) for word in get_args(inner)]
+            if choices and "enum" in what:
+                return f"{what[0].lower()}{what[1:]}".replace("enum value", "value") + f", {_all(choices)}"
+            if "regex" in what:
+                return f"not a known value; {setting.meaning}"
+    words = what.replace("`object`", "a [section]").replace("`array`", "a list").replace("`float`", "a number")
+    words = words.replace("`int`", "a whole number").replace("`str`", "text").replace("`bool`", "true or false")
+    return f"{words[0].lower()}{words[1:]}"

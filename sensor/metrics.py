@@ -1,0 +1,75 @@
+"""Every counter that netseq keeps, in one table: its name, its unit, what it counts, and whether it tells of a loss.
+
+The parts count in plain integers of their own; `Engine.counters` gathers them under the names of this table, and the
+command's summary, a service's log and later Prometheus all read the same dictionary. A name may carry one label behind
+a dot, such as `packets_skipped.arp`. Nothing is dropped silently: what is not looked at has a counter here with `loss` set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+
+class Counter(NamedTuple):
+    """What one name, or one family of labelled names, counts."""
+
+    name: str
+    unit: str
+    meaning: str
+    label: str = ""
+    """What stands behind the dot, "" when the name stands alone."""
+    loss: bool = False
+    """It counts what was not looked at, or was forgotten to keep memory bounded."""
+    gauge: bool = False
+    """It tells a present number, which may fall."""
+
+
+COUNTERS = (
+    Counter("packets_read", "packets", "frames that the sources handed over"),
+    Counter("packets_in_flows", "packets", "packets that were counted into a flow"),
+    Counter("packets_skipped", "packets", "frames that gave no packet", label="reason", loss=True),
+    Counter("link_types_unknown", "packets", "frames of a link type that is not decoded", label="number", loss=True),
+    Counter("blocks_skipped", "blocks", "pcapng blocks that carry no packet", label="kind", loss=True),
+    Counter("files_skipped", "files", "files in a folder that are no captures", loss=True),
+    Counter("rows_skipped", "rows", "rows of a log that gave no flow", label="reason", loss=True),
+    Counter("flows_ended", "flows", "flows that ended", label="end"),
+    Counter("flows_live", "flows", "flows alive now", gauge=True),
+    Counter("flows_evicted", "flows", "flows ended early because the table was full", loss=True),
+    Counter("conversations_started", "conversations", "conversations that began, or began anew after a silence"),
+    Counter("conversations_live", "conversations", "conversations remembered now", gauge=True),
+    Counter("conversations_evicted", "conversations", "conversations forgotten because the table was full", loss=True),
+    Counter("words_scored", "words", "flows that the models scored"),
+    Counter("words_shed", "words", "flows of a flood that were sampled away before the LSTM", loss=True),
+    Counter("alerts_raised", "alerts", "alerts that were written"),
+    Counter("alerts_suppressed", "alerts", "alerts counted into another of the same conversation and quiet time"),
+)
+"""All counters, in the order of a packet's path. The order is that of the summary."""
+
+_BY_NAME = {counter.name: counter for counter in COUNTERS}
+
+
+def split(name: str) -> tuple[Counter, str]:
+    """Find what `name` counts, and its label: `packets_skipped.arp` gives that counter and "arp".
+
+    Raises KeyError for a name that is not in the table, or that lacks its label or has one too many.
+    """
+    base, dot, label = name.partition(".")
+    counter = _BY_NAME[base]
+    if bool(dot) != bool(counter.label):
+        raise KeyError(name)
+    return counter, label
+
+
+def total(counters: Mapping[str, int], name: str) -> int:
+    """Add up a family over its labels; a name that was never counted is 0."""
+    return sum(value for key, value in counters.items() if key.partition(".")[0] == name)
+
+
+def losses(counters: Mapping[str, int]) -> Iterator[tuple[Counter, str, int]]:
+    """Yield what was lost and is not zero, in the table's order and then by size: counter, label, number."""
+    found = [(split(name), value) for name, value in counters.items() if value]
+    for counter in COUNTERS:
+        rows = [(label, value) for (which, label), value in found if which is counter and counter.loss]
+        for label, value in sorted(rows, key=lambda row: (-row[1], row[0])):
+            yield counter, label, value
