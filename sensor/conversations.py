@@ -1,0 +1,281 @@
+"""Conversations: who speaks with whom, in what order, and how long they were silent.
+
+A conversation is an unordered pair of hosts. Its flows, in the order in which they ended, are the sentence that the word
+model reads, so every conversation owns a slot: the row of the model's resident state on the device. A table of fixed
+size is laid out at start. It is a hash index with open addressing (linear probing, removal by shifting back, so that no
+tombstones pile up) over rows that form a list from the least to the most recently used; a new pair on a full table takes
+the row of the pair that was silent the longest, exactly, and is counted. One kernel walks a batch once, in row order:
+cutting the same flows into other batches changes nothing.
+
+A conversation starts afresh when a flow begins more than `restart_s` after the latest end among the flows before it. All
+times are the packets' times. The one who began the first flow since then is the conversation's beginner: headings are
+told against it and not against an address, so that what a model learns of one pair holds for any other.
+
+The engine and the training command call `turn`; `words` reads the result.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensor.kernels import njit
+
+HOUR_US = 3_600_000_000
+"""Verdicts are gathered per conversation and hour of packet time."""
+
+ROW = np.dtype(
+    [
+        ("low_hi", "<u8"),  # the lower of the two addresses
+        ("low_lo", "<u8"),
+        ("high_hi", "<u8"),
+        ("high_lo", "<u8"),
+        ("began_us", "<i8"),  # start of the conversation's first flow
+        ("started_us", "<i8"),  # start of its latest flow, in row order
+        ("ended_us", "<i8"),  # latest end among its flows
+        ("hour", "<i8"),
+        ("older", "<i4"),  # neighbours in the list by use, -1 at its ends
+        ("newer", "<i4"),
+        ("bucket", "<i4"),  # where the index points here
+        ("home", "<i4"),  # where its hash would have it
+        ("beginner", "<i4"),  # 0: the lower address began the first flow, 1: the higher
+        ("reserved", "<i4"),
+    ]
+)
+"""One conversation, 88 bytes."""
+
+TURN = np.dtype(
+    [("slot", "<i4"), ("restart", "u1"), ("heading", "u1"), ("gap_us", "<i8"), ("hour", "<i8"), ("began_us", "<i8")]
+)
+
+OLDEST, NEWEST, LIVE, STARTED, EVICTED = range(5)
+"""Places in the table's array of counters: both ends of the list by use, then the counts."""
+
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+"""Multipliers of splitmix64's finaliser (Steele, Lea and Flood 2014)."""
+_S30, _S27, _S31 = np.uint64(30), np.uint64(27), np.uint64(31)
+
+
+Pair = tuple[np.uint64, np.uint64, np.uint64, np.uint64]
+"""Two addresses in halves, the lower one first."""
+
+
+class Turns(NamedTuple):
+    """What each flow of a batch is to its conversation; row i belongs to flow i."""
+
+    slots: NDArray[np.int32]
+    """Row of the conversation's state, below `capacity`; fixed while the conversation lives."""
+    restart: NDArray[np.bool_]
+    """This flow is the first one of its conversation: whatever the slot's state held belongs to the past or to another pair."""
+    gap_us: NDArray[np.int64]
+    """Distance from the start of the conversation's flow before to this flow's start, us, never negative; -1 for the first.
+    From start to start, because starts are the same on both roads, whatever timeout ended the flows."""
+    hour: NDArray[np.int64]
+    """Hour of packet time (since the epoch) in which the flow ended; it never goes back within a conversation."""
+    heading: NDArray[np.uint8]
+    """0: this flow was begun by the host that began the conversation's first flow; 1: by the other one."""
+    began_us: NDArray[np.int64]
+    """Start of the conversation's first flow."""
+
+
+@njit
+def _hash(seed: np.uint64, pair: Pair) -> np.uint64:
+    """Mix two addresses with the table's seed (splitmix64's finaliser over each half)."""
+    mixed = seed
+    for half in pair:
+        mixed = mixed ^ half
+        mixed = (mixed ^ (mixed >> _S30)) * _MIX_1
+        mixed = (mixed ^ (mixed >> _S27)) * _MIX_2
+        mixed = mixed ^ (mixed >> _S31)
+    return mixed
+
+
+@njit
+def _unlink(rows: NDArray[np.void], counters: NDArray[np.int64], slot: int) -> None:
+    """Take a row out of the list by use."""
+    older = rows[slot]["older"]
+    newer = rows[slot]["newer"]
+    if older >= 0:
+        rows[older]["newer"] = newer
+    else:
+        counters[OLDEST] = newer
+    if newer >= 0:
+        rows[newer]["older"] = older
+    else:
+        counters[NEWEST] = older
+
+
+@njit
+def _append(rows: NDArray[np.void], counters: NDArray[np.int64], slot: int) -> None:
+    """Put a row at the newest end of the list by use."""
+    newest = counters[NEWEST]
+    rows[slot]["older"] = newest
+    rows[slot]["newer"] = -1
+    if newest >= 0:
+        rows[newest]["newer"] = slot
+    else:
+        counters[OLDEST] = slot
+    counters[NEWEST] = slot
+
+
+@njit
+def _forget(rows: NDArray[np.void], index: NDArray[np.int32], slot: int) -> None:
+    """Take a row out of the index; entries behind it move back over the hole, so that probing never meets a gap in its run."""
+    mask = len(index) - 1
+    hole = rows[slot]["bucket"]
+    probe = (hole + 1) & mask
+    while index[probe] >= 0:
+        moved = index[probe]
+        # the entry may fill the hole when its home does not lie between the hole and itself, counted round the table
+        if ((probe - rows[moved]["home"]) & mask) >= ((probe - hole) & mask):
+            index[hole] = moved
+            rows[moved]["bucket"] = hole
+            hole = probe
+        probe = (probe + 1) & mask
+    index[hole] = -1
+
+
+@njit
+def _find(rows: NDArray[np.void], index: NDArray[np.int32], home: int, pair: Pair) -> int:
+    """Bucket of the pair, or the empty bucket that ends its run."""
+    mask = len(index) - 1
+    probe = home
+    while index[probe] >= 0:
+        row = rows[index[probe]]
+        if (row["low_hi"], row["low_lo"], row["high_hi"], row["high_lo"]) == pair:
+            break
+        probe = (probe + 1) & mask
+    return probe
+
+
+@njit
+def _seat(rows: NDArray[np.void], index: NDArray[np.int32], counters: NDArray[np.int64], home: int, pair: Pair) -> int:
+    """Slot for a pair that has none: an unused one, or that of the pair that was silent the longest."""
+    if counters[LIVE] < len(rows):
+        slot = int(counters[LIVE])
+        counters[LIVE] += 1
+    else:
+        slot = int(counters[OLDEST])
+        counters[EVICTED] += 1
+        _unlink(rows, counters, slot)
+        _forget(rows, index, slot)
+    bucket = home
+    while index[bucket] >= 0:
+        bucket = (bucket + 1) & (len(index) - 1)
+    index[bucket] = slot
+    row = rows[slot]
+    row["low_hi"], row["low_lo"], row["high_hi"], row["high_lo"] = pair
+    row["home"] = home
+    row["bucket"] = bucket
+    _append(rows, counters, slot)
+    return slot
+
+
+@njit
+def _take_turn(row: np.void, flow: np.void, turn: np.void, sender: int, fresh: bool) -> None:
+    """Fill `turn` from the conversation's row and bring the row up to date. `sender`: 0 if the lower address began the flow."""
+    hour = flow["last_us"] // HOUR_US
+    if fresh:
+        turn["gap_us"] = -1
+        row["began_us"] = flow["first_us"]
+        row["ended_us"] = flow["last_us"]
+        row["hour"] = hour
+        row["beginner"] = sender
+    else:
+        turn["gap_us"] = abs(flow["first_us"] - row["started_us"])
+        row["ended_us"] = max(row["ended_us"], flow["last_us"])
+        row["hour"] = max(row["hour"], hour)
+    row["started_us"] = flow["first_us"]
+    turn["restart"] = fresh
+    turn["heading"] = sender != row["beginner"]
+    turn["hour"] = row["hour"]
+    turn["began_us"] = row["began_us"]
+
+
+@njit
+def _walk(  # noqa: PLR0917  # compiled code takes no keyword-only arguments
+    flows: NDArray[np.void],
+    rows: NDArray[np.void],
+    index: NDArray[np.int32],
+    counters: NDArray[np.int64],
+    seed: np.uint64,
+    restart_us: int,
+    turns: NDArray[np.void],
+) -> None:
+    """Give every flow its turn, in row order, and keep the table. `turns` has a row for each of `flows`."""
+    for i in range(len(flows)):
+        flow = flows[i]
+        src_hi, src_lo, dst_hi, dst_lo = flow["src_hi"], flow["src_lo"], flow["dst_hi"], flow["dst_lo"]
+        sender = int(src_hi > dst_hi or (src_hi == dst_hi and src_lo > dst_lo))
+        pair = (dst_hi, dst_lo, src_hi, src_lo) if sender else (src_hi, src_lo, dst_hi, dst_lo)
+        home = int(np.int64(_hash(seed, pair) & np.uint64(len(index) - 1)))
+        slot = int(index[_find(rows, index, home, pair)])
+        if slot < 0:
+            slot = _seat(rows, index, counters, home, pair)
+            fresh = True
+        else:
+            fresh = flow["first_us"] - rows[slot]["ended_us"] > restart_us
+            if counters[NEWEST] != slot:
+                _unlink(rows, counters, slot)
+                _append(rows, counters, slot)
+        counters[STARTED] += fresh
+        turns[i]["slot"] = slot
+        _take_turn(rows[slot], flow, turns[i], sender, fresh)
+
+
+class Conversations:
+    """The bounded table of host pairs.
+
+    `conversations` is its size in pairs (some 100 bytes each, plus the model's state for each slot elsewhere);
+    `restart_s` the silence in seconds of packet time after which a pair starts a new conversation.
+    """
+
+    def __init__(self, *, conversations: int = 65_536, restart_s: float = 3600.0) -> None:
+        if conversations < 1:
+            raise ValueError(f"a table of {conversations} conversations holds none: give at least 1")
+        if not restart_s >= 0:
+            raise ValueError(f"restart_s is {restart_s}: give the silence in seconds, 0 or more")
+        self.capacity = conversations
+        self._restart_us = int(min(restart_s, 1e12) * 1e6)
+        self._rows = np.zeros(conversations, ROW)
+        buckets = 1 << (2 * conversations - 1).bit_length()  # at most half full: runs stay short
+        self._index = np.full(buckets, -1, np.int32)
+        self._counters = np.array([-1, -1, 0, 0, 0], np.int64)
+        # Secret, so that nobody can send pairs that all fall into one run; which slot a pair gets does not depend on it.
+        self._seed = np.uint64(secrets.randbits(64))
+
+    def turn(self, flows: NDArray[np.void]) -> Turns:
+        """Place a batch of (n,) FLOW rows, in row order, and say what each is to its conversation."""
+        # One compiled signature for every source: contiguous and read-only.
+        flows = np.ascontiguousarray(flows).view()
+        flows.flags.writeable = False
+        turns = np.zeros(len(flows), TURN)
+        with np.errstate(over="ignore"):  # the hash wraps by design; numpy would say so where numba is off
+            _walk(flows, self._rows, self._index, self._counters, self._seed, self._restart_us, turns)
+        return Turns(
+            slots=np.ascontiguousarray(turns["slot"]),
+            restart=turns["restart"] != 0,
+            gap_us=np.ascontiguousarray(turns["gap_us"]),
+            hour=np.ascontiguousarray(turns["hour"]),
+            heading=np.ascontiguousarray(turns["heading"]),
+            began_us=np.ascontiguousarray(turns["began_us"]),
+        )
+
+    @property
+    def live(self) -> int:
+        """Pairs in the table."""
+        return int(self._counters[LIVE])
+
+    @property
+    def started(self) -> int:
+        """Conversations begun so far, restarts included."""
+        return int(self._counters[STARTED])
+
+    @property
+    def evicted(self) -> int:
+        """Pairs that lost their slot because the table was full."""
+        return int(self._counters[EVICTED])
