@@ -42,7 +42,10 @@ COUNTERS = (
     Counter("words_scored", "words", "flows that the models scored"),
     Counter("words_shed", "words", "flows of a flood that were sampled away before the LSTM", loss=True),
     Counter("alerts_raised", "alerts", "alerts that were written"),
-    Counter("alerts_suppressed", "alerts", "alerts counted into another of the same conversation and quiet time"),
+    Counter("alerts_suppressed", "flows", "flows over the threshold that an alert of their conversation stands for"),
+    Counter(
+        "alerts_untold", "flows", "flows over the threshold whose conversation never alerted again to tell of them", loss=True
+    ),
 )
 """All counters, in the order of a packet's path. The order is that of the summary."""
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from sensor import config
 from sensor.config import ConfigError, Settings
+from sensor.decode import DEFAULT_TUNNELS
 
 
 def complaint(*changes: str) -> str:
@@ -33,8 +34,12 @@ def test_the_defaults_are_those_that_the_documents_promise() -> None:
     assert settings.detect.quiet_s == 3600
 
 
+def test_every_tunnel_that_decode_knows_is_a_setting_and_looked_through_by_default() -> None:
+    assert set(Settings().decode.tunnels) == set(DEFAULT_TUNNELS)
+
+
 def test_the_printed_settings_read_back_to_themselves(tmp_path: Path) -> None:
-    settings = config.load(None, ['model.path="/a \\"b\\" ü"', "decode.tunnels=gre,vlan", "flows.idle_s=7.5"])
+    settings = config.load(None, ['model.path="/a \\"b\\" ü"', "decode.tunnels=gre,mpls", "flows.idle_s=7.5"])
     path = tmp_path / "sensor.toml"
     path.write_text(config.to_toml(settings), encoding="utf-8")
     assert config.load(path) == settings
@@ -84,7 +89,7 @@ def test_a_key_like_no_other_gets_the_list_of_known_ones() -> None:
         ("flows.idle_s=soon", "flows.idle_s: expected a number, got text"),
         ("flows.table=2.5", "flows.table: expected a whole number"),
         ("flows.table=true", "flows.table: expected a whole number, got true or false"),
-        ("decode.tunnels=gre,teredo", "decode.tunnels: invalid value 'teredo', known are: vlan"),
+        ("decode.tunnels=gre,teredo", "decode.tunnels: invalid value 'teredo', known are: mpls"),
         ("decode.payload=none", "decode.payload: invalid value 'none', known are: ip, captured"),
         ("model.device=gpu", 'model.device: not a known value; "auto"'),
         ("idle_s=3", "expected section.key=value"),
