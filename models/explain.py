@@ -1,0 +1,66 @@
+"""Why a verdict: for the few rows that matter, what each part was expected to be and how much it weighed.
+
+Top values are looked up only for rows whose p-value is low, because a full sort for every flow would cost more than
+scoring it. Where the LSTM had shed a flow, the frequencies say what was to be expected. `resident` calls this.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from models.frequency import Frequency
+from models.words import Folded
+
+EXPECTED = 3
+"""Values named for each part: the alert shows the first, a table may show all."""
+ABSENT = -1
+"""Stands for a value where a part has fewer than EXPECTED of them."""
+
+
+class Expectations(NamedTuple):
+    """What K words of P parts were expected to be."""
+
+    values: Tensor
+    """(K, P, 3) int16 likeliest values first."""
+    probability: Tensor
+    """(K, P, 3)."""
+    seen: Tensor
+    """(K, P) probability of what was seen."""
+
+
+def expectations(lstm: Folded, frequency: Frequency, words: Tensor, reached: Tensor, place_of: Tensor) -> Expectations:
+    """Look up what (K, P) words were expected to be.
+
+    `reached` (N, ...) are the prediction layers of the batch's stepped words and `place_of` (K,) says which of them
+    belongs to each word, -1 for shed ones, which the frequencies answer for.
+    """
+    kept, parts = place_of >= 0, words.shape[1]
+    values = torch.full((len(words), parts, EXPECTED), ABSENT, dtype=torch.int16, device=words.device)
+    probability = torch.zeros(len(words), parts, EXPECTED, device=words.device)
+    seen = torch.zeros(len(words), parts, device=words.device)
+    layers = reached[place_of[kept]]
+    for place in range(parts):
+        mass = frequency.distribution(place, words[:, 0]).clone()
+        mass[kept] = lstm.distribution(layers, place)
+        top = mass.topk(min(EXPECTED, mass.shape[1]), dim=1)
+        found = top.values.shape[1]
+        values[:, place, :found] = top.indices.to(torch.int16)
+        probability[:, place, :found] = top.values
+        seen[:, place] = mass.gather(1, words[:, place, None].long())[:, 0]
+    return Expectations(values, probability, seen)
+
+
+def shares(weighed: Tensor, place: Tensor, lstm_share: Tensor, parts: int) -> tuple[Tensor, Tensor]:
+    """Divide verdicts among parts and voices.
+
+    `weighed` (K, E) what each column added; `place` (E,) its part; `lstm_share` (E,) how much of it is the LSTM's: 1, 0,
+    or a half for the mixture. Returns each part's share (K, P), summing to 1, and the voice that weighed most (K, P):
+    0 the LSTM, 1 the frequencies.
+    """
+    lstm = weighed.new_zeros(len(weighed), parts).index_add_(1, place, weighed * lstm_share)
+    frequency = weighed.new_zeros(len(weighed), parts).index_add_(1, place, weighed * (1 - lstm_share))
+    both = lstm + frequency
+    return both / both.sum(dim=1, keepdim=True).clamp(min=1e-12), (frequency > lstm).to(torch.uint8)

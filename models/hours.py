@@ -1,0 +1,131 @@
+"""The evidence of every conversation's hour so far: largest value, sum and number, resident on the device.
+
+A batch brings rows of many conversations, several of one, and hours may turn in its midst. Every row must see the
+evidence of its own conversation and hour up to and including itself, as if rows came one at a time. The rows are sorted
+by conversation, cut into runs of one conversation and hour, and accumulated run by run without a loop: a cumulative sum
+from which the run's start is subtracted, and a cumulative maximum over values lifted by more than their ceiling from run
+to run. `resident` feeds it and weighs the result.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.verdict import CEILING
+
+LIFT = 2 * CEILING
+"""Distance between runs in the cumulative maximum. With 53 bits and 10^5 runs, 10^-9 nats are still told apart."""
+
+
+class Runs(NamedTuple):
+    """A batch of B rows sorted by conversation and cut into R runs of one conversation and hour each."""
+
+    order: NDArray[np.int64]
+    """(B,) rows in sorted order."""
+    run: NDArray[np.int64]
+    """(B,) number of each sorted row's run."""
+    first: NDArray[np.int64]
+    """(R,) sorted place of each run's first row."""
+    goes_on: NDArray[np.bool_]
+    """(R,) the run continues what the slot holds from earlier batches."""
+    last: NDArray[np.int64]
+    """(G,) sorted place of each conversation's last row ..."""
+    slots: NDArray[np.int64]
+    """(G,) ... and its slot."""
+    hours: NDArray[np.int64]
+    """(G,) ... and its hour."""
+
+
+class SoFar(NamedTuple):
+    """Evidence of the conversation's hour up to each row of a batch, in the batch's order."""
+
+    largest: Tensor
+    """(B, E) float64."""
+    mean: Tensor
+    """(B, E) float64."""
+
+
+class Hours:
+    """Accumulators for `slots` conversations and `columns` of evidence.
+
+    `partial` (columns,) marks the columns that a shed row lacks: they have a count of their own.
+    """
+
+    def __init__(self, slots: int, partial: NDArray[np.bool_], device: torch.device) -> None:
+        columns = len(partial)
+        self._hour = np.full(slots, -1, np.int64)
+        self._largest = torch.zeros(slots, columns, dtype=torch.float64, device=device)
+        self._sum = torch.zeros(slots, columns, dtype=torch.float64, device=device)
+        self._count = torch.zeros(slots, 2, dtype=torch.float64, device=device)
+        self._partial = torch.from_numpy(partial.astype(np.int64)).to(device)
+        self._device = device
+
+    def runs(self, slots: NDArray[np.int32], restart: NDArray[np.bool_], hour: NDArray[np.int64]) -> Runs:
+        """Cut a batch of (B,) rows into runs; remembers each conversation's last hour."""
+        order = np.argsort(slots, kind="stable")
+        sorted_slots, sorted_hours = slots[order], hour[order]
+        heads = np.ones(len(order), np.bool_)
+        heads[1:] = sorted_slots[1:] != sorted_slots[:-1]
+        turns = heads | restart[order]
+        turns[1:] |= sorted_hours[1:] != sorted_hours[:-1]
+        first = np.flatnonzero(turns)
+        goes_on = heads[first] & ~restart[order][first] & (self._hour[sorted_slots[first]] == sorted_hours[first])
+        last = np.append(np.flatnonzero(heads)[1:], len(order)) - 1 if len(order) else first
+        self._hour[sorted_slots[last]] = sorted_hours[last]
+        slots_wide = sorted_slots[last].astype(np.int64)
+        return Runs(order, np.cumsum(turns) - 1, first, goes_on, last, slots_wide, sorted_hours[last])
+
+    def add(self, runs: Runs, evidence: Tensor, heard: Tensor) -> SoFar:
+        """Accumulate (B, E) evidence in the batch's order; `heard` (B,) is False where the partial columns are missing."""
+        order = self._there(runs.order)
+        run, first = self._there(runs.run), self._there(runs.first)
+        goes_on = self._there(runs.goes_on)
+        counts = torch.stack([torch.ones_like(heard), heard], dim=1).to(torch.float64)[order]
+        present = counts[:, self._partial]
+        values = evidence.to(torch.float64)[order] * present
+        slots = self._there(runs.slots)
+        # the runs that go on start from what the slot holds; a conversation's first run is the only one that can
+        own = torch.zeros(len(runs.first), dtype=torch.int64, device=self._device)
+        own[goes_on] = self._there(self._slot_of(runs))
+        held = goes_on[:, None].to(torch.float64)
+        sums = _since(values, run, first, self._sum[own] * held)
+        totals = _since(counts, run, first, self._count[own] * held)
+        values[first] = torch.maximum(values[first], self._largest[own] * held)
+        lift = (run * LIFT)[:, None]
+        largest = torch.cummax(values + lift, dim=0).values - lift
+        last = self._there(runs.last)
+        self._sum[slots], self._count[slots], self._largest[slots] = sums[last], totals[last], largest[last]
+        mean = sums / totals[:, self._partial].clamp(min=1.0)
+        back = torch.empty_like(order)
+        back[order] = torch.arange(len(order), device=self._device)
+        return SoFar(largest[back], mean[back])
+
+    def _slot_of(self, runs: Runs) -> NDArray[np.int64]:
+        """Slots of the runs that go on, in the order of the runs."""
+        starts = np.flatnonzero(runs.goes_on)
+        return runs.slots[np.searchsorted(runs.last, runs.first[starts])]
+
+    def _there(self, array: NDArray[np.generic]) -> Tensor:
+        return torch.from_numpy(array).to(self._device)
+
+    def state(self) -> dict[str, Tensor]:
+        """All that must be kept to go on later."""
+        return {"hour": torch.from_numpy(self._hour), "largest": self._largest, "sum": self._sum, "count": self._count}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from `state()` of an accumulator of the same size; RuntimeError when the sizes differ."""
+        self._hour[:] = state["hour"].cpu().numpy()
+        self._largest.copy_(state["largest"])
+        self._sum.copy_(state["sum"])
+        self._count.copy_(state["count"])
+
+
+def _since(values: Tensor, run: Tensor, first: Tensor, held: Tensor) -> Tensor:
+    """Cumulative sums (B, E) that start afresh with each run, from what is `held` (R, E)."""
+    total = torch.cumsum(values, dim=0)
+    return total - (total[first] - values[first] - held)[run]

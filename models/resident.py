@@ -1,0 +1,213 @@
+"""The scorer: every conversation's state on the device, a batch of words in, surprises, verdicts and p-values out.
+
+The LSTM's state and the evidence of the hour so far of all conversations are laid out once, at start, one row per slot;
+`sensor.conversations` gives out the slots. A batch is stepped in rounds (`rounds`), the predictions of all its words are
+made in one go from the states before them, and the hour's evidence is accumulated (`hours`) and weighed (`verdict`).
+Nothing is a loop over flows; there are as many steps as the busiest conversation has flows in the batch, at most
+`rounds`. What a flood brings beyond that is shed for the LSTM and counted; the frequency voice still judges all of it.
+
+How the flows are cut into batches does not change what comes out, save for float noise and for what is shed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.checkpoint import Bundle
+from models.explain import expectations, shares
+from models.frequency import build
+from models.hours import Hours, Runs, SoFar
+from models.rounds import Plan, plan
+from models.verdict import CEILING, LSTM_VOICES, columns
+from models.words import fold
+
+LEAST = 1e-37
+"""Probabilities are cut here before their logarithm: about the smallest that float32 holds at full precision."""
+PIECE = 4096
+"""Rows judged at once. Longer batches (a table drained at the end) are cut: the layers between would take gigabytes."""
+
+
+class Scored(NamedTuple):
+    """What a batch of B words of P parts came to; K of them are explained."""
+
+    nats: NDArray[np.float32]
+    """(B,) surprise of the word under the LSTM: the sum of `part_nats`. NaN where the flow was shed."""
+    part_nats: NDArray[np.float32]
+    """(B, P) -ln of each part's probability under the LSTM, given the conversation and the parts before. NaN where shed."""
+    part_tail: NDArray[np.float32]
+    """(B, P) probability of all values no likelier than the seen one. NaN where shed."""
+    frequency_nats: NDArray[np.float32]
+    """(B, P) -ln of the first part's frequency, and of the others' given the first. Never NaN."""
+    verdict: NDArray[np.float32]
+    """(B,) verdict of the conversation's hour so far, log-odds."""
+    p_value: NDArray[np.float64]
+    """(B,) share of benign conversation-hours with a verdict at least as high."""
+    explained: NDArray[np.int64]
+    """(K,) rows with p_value <= explain_p."""
+    expected: NDArray[np.int16]
+    """(K, P, 3) likeliest values of each part, given the parts before (as seen); -1 where a part has fewer values."""
+    expected_probability: NDArray[np.float32]
+    """(K, P, 3)."""
+    seen_probability: NDArray[np.float32]
+    """(K, P)."""
+    contribution: NDArray[np.float32]
+    """(K, P) share of each part in the verdict, summing to 1 (all 0 where nothing weighed anything)."""
+    voice: NDArray[np.uint8]
+    """(K, P) which voice weighed most for the part: 0 the LSTM, 1 the frequencies."""
+    shed: int
+    """Flows of this batch that the LSTM did not read."""
+
+
+class Scorer:
+    """Scores batches for `conversations` slots with a loaded model.
+
+    `device` None takes CUDA when there is one. `rounds` is the most flows of one conversation that the LSTM reads per batch.
+    """
+
+    def __init__(self, bundle: Bundle, *, conversations: int, device: torch.device | None = None, rounds: int = 64) -> None:
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.bundle = bundle
+        self.rounds = rounds
+        self.shed = 0
+        self._lstm = fold(bundle.model, self.device)
+        self._frequency = build(bundle.counts, self.device)
+        weights, shown = bundle.weights, columns(len(bundle.manifest.sizes))
+        used = np.flatnonzero((weights.largest > 0) | (weights.mean > 0))  # the other columns are not even accumulated
+        voices = [shown[place].voice for place in used]
+        partial = np.array([voice in LSTM_VOICES for voice in voices], np.bool_)
+        self._columns = torch.from_numpy(used).to(self.device)
+        self._place = torch.tensor([shown[place].place for place in used], dtype=torch.int64, device=self.device)
+        lstm_share = [{"lstm": 1.0, "mixture": 0.5}.get(voice, 0.0) for voice in voices]
+        self._lstm_share = torch.tensor(lstm_share, dtype=torch.float64, device=self.device)
+        self._largest_weight = torch.from_numpy(weights.largest[used]).to(self.device)
+        self._mean_weight = torch.from_numpy(weights.mean[used]).to(self.device)
+        self._hours = Hours(conversations, partial, self.device)
+        units = bundle.model.shape.units
+        self._hidden = torch.zeros(conversations, units, device=self.device)
+        self._cell = torch.zeros(conversations, units, device=self.device)
+
+    def score(
+        self,
+        words: NDArray[np.int16],
+        slots: NDArray[np.int32],
+        restart: NDArray[np.bool_],
+        hour: NDArray[np.int64],
+        *,
+        explain_p: float,
+    ) -> Scored:
+        """Score (B, P) words in the order of their flows, with their (B,) slots, restarts and hours, as Turns has them."""
+        pieces = [
+            self._piece(words[cut], slots[cut], restart[cut], hour[cut], explain_p)
+            for cut in (slice(start, start + PIECE) for start in range(0, max(len(words), 1), PIECE))
+        ]
+        if len(pieces) == 1:
+            return pieces[0]
+        moved = [piece._replace(explained=piece.explained + number * PIECE) for number, piece in enumerate(pieces)]
+        joined = {name: np.concatenate([getattr(piece, name) for piece in moved]) for name in Scored._fields if name != "shed"}
+        return Scored(**joined, shed=sum(piece.shed for piece in pieces))
+
+    @torch.inference_mode()
+    def _piece(
+        self,
+        words: NDArray[np.int16],
+        slots: NDArray[np.int32],
+        restart: NDArray[np.bool_],
+        hour: NDArray[np.int64],
+        explain_p: float,
+    ) -> Scored:
+        """Score up to PIECE rows at once."""
+        order = plan(slots, restart, self.rounds)
+        self.shed += len(order.shed)
+        there = torch.from_numpy(np.ascontiguousarray(words)).to(self.device)
+        reached, seen, tail = self._read(order, there)
+        frequent = self._frequency.nats(there)
+        so_far = self._weigh(self._hours.runs(slots, restart, hour), order, seen, tail, frequent)
+        weights = self._largest_weight, self._mean_weight
+        verdict = (so_far.largest @ weights[0] + so_far.mean @ weights[1] + self.bundle.weights.bias).cpu().numpy()
+        p_value = self.bundle.calibration.p_value(verdict)
+        explained = np.flatnonzero(p_value <= explain_p)
+        part_nats = -torch.log(seen.clamp(min=LEAST))
+        parts = words.shape[1]
+        given = torch.cat([frequent[:, :1], frequent[:, parts:]], dim=1)
+        return Scored(
+            part_nats.sum(dim=1).cpu().numpy(),
+            part_nats.cpu().numpy(),
+            tail.cpu().numpy(),
+            given.cpu().numpy(),
+            verdict.astype(np.float32),
+            p_value,
+            explained,
+            *self._explain(explained, order, there, reached, so_far),
+            len(order.shed),
+        )
+
+    def _read(self, order: Plan, words: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Step the batch's rounds: the prediction layers of the K stepped words (K, ...), and for all rows of the batch
+        the seen values' probabilities and tails, (B, P) each, NaN where shed.
+        """
+        slots = torch.from_numpy(order.slots).to(self.device)
+        stepped = torch.from_numpy(order.rows).to(self.device)
+        keep = torch.from_numpy(~order.restart).to(self.device, torch.float32)[:, None]
+        ordered = self._lstm.rows(words[stepped])
+        read = self._lstm.read(ordered)
+        hidden, cell = self._hidden[slots], self._cell[slots]
+        known = torch.empty(len(ordered), hidden.shape[1], device=self.device)
+        start = 0
+        for width, again in zip(order.widths, order.restarts, strict=True):
+            stop = start + width
+            if again:
+                hidden[:width].mul_(keep[start:stop])
+                cell[:width].mul_(keep[start:stop])
+            known[start:stop] = hidden[:width]
+            self._lstm.step(read[start:stop], hidden[:width], cell[:width])
+            start = stop
+        self._hidden.index_copy_(0, slots, hidden)
+        self._cell.index_copy_(0, slots, cell)
+        reached = self._lstm.reach(known, ordered)
+        seen, tail = (torch.full(words.shape, torch.nan, device=self.device) for _ in range(2))
+        seen[stepped], tail[stepped] = self._lstm.judge(reached, words[stepped])
+        return reached, seen, tail
+
+    def _weigh(self, runs: Runs, order: Plan, seen: Tensor, tail: Tensor, frequent: Tensor) -> SoFar:
+        """Lay the evidence out as `verdict.columns` has it and accumulate it; only the columns that weigh something."""
+        mixture = -torch.log((seen[:, :1] + torch.exp(-frequent[:, :1])) / 2)
+        evidence = torch.cat([-torch.log(tail.clamp(min=LEAST)), frequent, mixture], dim=1)[:, self._columns]
+        heard = torch.ones(len(seen), dtype=torch.bool, device=self.device)
+        if len(order.shed):
+            heard[torch.from_numpy(order.shed).to(self.device)] = False
+            evidence = evidence.nan_to_num(0.0)
+        return self._hours.add(runs, evidence.clamp(0.0, CEILING), heard)
+
+    def _explain(
+        self, explained: NDArray[np.int64], order: Plan, words: Tensor, reached: Tensor, so_far: SoFar
+    ) -> tuple[NDArray[np.int16], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]:
+        """The fields of Scored from `expected` to `voice`, for the rows `explained` (K,) of the batch."""
+        place_of = np.full(len(words), -1, np.int64)
+        place_of[order.rows] = np.arange(len(order.rows))
+        which = torch.from_numpy(explained).to(self.device)
+        places = torch.from_numpy(place_of[explained]).to(self.device)
+        expected = expectations(self._lstm, self._frequency, words[which], reached, places)
+        weighed = so_far.largest[which] * self._largest_weight + so_far.mean[which] * self._mean_weight
+        contribution, voice = shares(weighed, self._place, self._lstm_share, words.shape[1])
+        return (
+            expected.values.cpu().numpy(),
+            expected.probability.cpu().numpy(),
+            expected.seen.cpu().numpy(),
+            contribution.to(torch.float32).cpu().numpy(),
+            voice.cpu().numpy(),
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """All that must be kept to go on later: states and evidence of every slot."""
+        return {"hidden": self._hidden, "cell": self._cell, **self._hours.state()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from the `state()` of a scorer with the same model and as many slots; RuntimeError when sizes differ."""
+        self._hidden.copy_(state["hidden"])
+        self._cell.copy_(state["cell"])
+        self._hours.restore(state)
