@@ -22,8 +22,8 @@ from msgspec import Meta
 # A TOML table: what is inside is any TOML value until msgspec has checked it against the structs.
 Table: TypeAlias = dict[str, Any]
 
-Tunnel = Literal["mpls", "pppoe", "gre", "ipip", "6in4", "vxlan", "geneve", "gtpu"]
-"""Layers that decode can look through. VLAN tags always are, Teredo never is: it stays plain UDP."""
+Tunnel = Literal["vlan", "mpls", "pppoe", "gre", "ipip", "6in4", "vxlan", "geneve", "gtpu"]
+"""Layers that decode can look through. Teredo is not one of them: it stays plain UDP."""
 
 
 Seconds = Annotated[float, Meta(gt=0, le=30 * 86_400)]

@@ -89,7 +89,7 @@ def test_a_key_like_no_other_gets_the_list_of_known_ones() -> None:
         ("flows.idle_s=soon", "flows.idle_s: expected a number, got text"),
         ("flows.table=2.5", "flows.table: expected a whole number"),
         ("flows.table=true", "flows.table: expected a whole number, got true or false"),
-        ("decode.tunnels=gre,teredo", "decode.tunnels: invalid value 'teredo', known are: mpls"),
+        ("decode.tunnels=gre,teredo", "decode.tunnels: invalid value 'teredo', known are: vlan"),
         ("decode.payload=none", "decode.payload: invalid value 'none', known are: ip, captured"),
         ("model.device=gpu", 'model.device: not a known value; "auto"'),
         ("idle_s=3", "expected section.key=value"),
