@@ -182,6 +182,8 @@ class FlowBatch(NamedTuple):
     """Zeek's uid of each row, when the flows came from Zeek."""
     labels: list[str] | None = None
     """The label of each row, when the source is a labelled data set ("" is benign)."""
+    details: list[str] | None = None
+    """The data set's finer label of each row; a row that is "" for want of a label has the reason here ("Background")."""
 
 
 class Reason(msgspec.Struct, frozen=True):

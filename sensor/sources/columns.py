@@ -1,0 +1,126 @@
+"""One block of a log as columns, while they become arrays.
+
+Cells are bytes in TSV and CSV and values in JSON; both convert with the same calls. A whole column is converted at once;
+only when that fails is it done cell by cell, to find the rows that are to blame. Those are noted with their reason and
+left out at the end, so that one bad line never costs its neighbours.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensor.sources.lines import Damages
+
+ADDRESSES_KEPT = 1_000_000
+"""Distinct spellings of addresses remembered; then the memory starts afresh."""
+
+_MAPPED = b"\x00" * 10 + b"\xff\xff"
+"""Prefix of IPv4-mapped addresses (RFC 4291, 2.5.5.2)."""
+_NO_ADDRESS = b"\xff" * 16
+"""Stands for a cell that is no address; nobody has this one (it would be a multicast group of a reserved scope)."""
+
+_LIMIT = 1 << 62
+"""Larger counts are damage, not traffic."""
+
+
+class AddressBook(dict[bytes | str, bytes]):
+    """Textual addresses to their 16 bytes in network order, each parsed once."""
+
+    def __missing__(self, text: bytes | str) -> bytes:
+        """Parse a new spelling; what is no address becomes sixteen 0xff."""
+        if len(self) >= ADDRESSES_KEPT:
+            self.clear()
+        name = text.decode("ascii", "replace") if isinstance(text, bytes) else text
+        packed = _NO_ADDRESS
+        try:
+            if ":" in name:
+                packed = socket.inet_pton(socket.AF_INET6, name.partition("%")[0])  # a zone is the observer's affair
+            else:
+                packed = _MAPPED + socket.inet_pton(socket.AF_INET, name)
+        except (OSError, UnicodeEncodeError, ValueError):
+            pass
+        self[text] = packed
+        return packed
+
+
+class Columns:
+    """`rows` rows of a log: cells by column name, what a missing cell holds, and the rows found bad so far."""
+
+    def __init__(self, cells: Mapping[str, Sequence[Any]], rows: int, missing: bytes | None) -> None:
+        self.cells = cells  # Any: bytes from TSV, what JSON holds otherwise
+        self.rows = rows
+        self.missing = missing
+        self.bad: dict[int, tuple[str, str]] = {}
+
+    def refuse(self, wrong: NDArray[np.bool_], name: str, what: str) -> None:
+        """Note the rows where `wrong` is true; a row's first reason stays."""
+        for row in np.flatnonzero(wrong).tolist():
+            cells = self.cells.get(name)
+            cell = cells[row] if cells is not None else None
+            seen = cell.decode("utf-8", "backslashreplace") if isinstance(cell, bytes) else cell
+            self.bad.setdefault(row, (name, f"{name} is {seen!r}: {what}"))
+
+    def _values(self, name: str, read: Callable[[Any], float], default: float) -> list[float]:
+        cells = self.cells.get(name)
+        missing = self.missing
+        if cells is None:
+            return [default] * self.rows
+        try:
+            return [default if cell == missing else read(cell) for cell in cells]
+        except (ValueError, TypeError, OverflowError):
+            return self._one_by_one(name, read, default)
+
+    def _one_by_one(self, name: str, read: Callable[[Any], float], default: float) -> list[float]:
+        values, wrong = [], np.zeros(self.rows, np.bool_)
+        for row, cell in enumerate(self.cells[name]):
+            try:
+                values.append(default if cell == self.missing else read(cell))
+            except (ValueError, TypeError, OverflowError):
+                wrong[row] = True
+                values.append(default)
+        self.refuse(wrong, name, "not a number")
+        return values
+
+    def integers(self, name: str, *, default: int, low: int, high: int = _LIMIT) -> NDArray[np.int64]:
+        """(rows,) whole numbers; a missing one is `default`. What lies outside low to high is refused, but `default` never."""
+        values = self._values(name, int, default)
+        if max(values, default=0) > _LIMIT or min(values, default=0) < -_LIMIT:
+            values = [min(max(value, -_LIMIT - 1), _LIMIT + 1) for value in values]
+        numbers = np.array(values, np.int64)
+        self.refuse(((numbers < low) | (numbers > high)) & (numbers != default), name, f"not from {low} to {high}")
+        return numbers
+
+    def microseconds(self, name: str, read: Callable[[Any], float], *, default: float, limit_s: float) -> NDArray[np.int64]:
+        """(rows,) seconds as whole microseconds, to the nearest. What is no time up to `limit_s` either way is refused."""
+        seconds = np.array(self._values(name, read, default), np.float64)
+        good = np.abs(seconds) <= limit_s  # false for NaN
+        self.refuse(~good, name, "not a time")
+        return np.asarray(np.rint(np.where(good, seconds, 0.0) * 1e6), dtype=np.int64)
+
+    def addresses(self, name: str, book: AddressBook) -> NDArray[np.uint64]:
+        """(rows, 2) halves of addresses."""
+        cells = self.cells[name]
+        packed = b"".join([book[cell] if isinstance(cell, bytes | str) else _NO_ADDRESS for cell in cells])
+        halves = np.frombuffer(packed, ">u8").astype(np.uint64).reshape(-1, 2)
+        self.refuse((halves == np.uint64(0xFFFF_FFFF_FFFF_FFFF)).all(axis=1), name, "not an address")
+        return halves
+
+    def codes(self, name: str, table: Mapping[Any, int], default: int) -> NDArray[np.int64]:
+        """(rows,) numbers of names; a name that the table lacks is `default`."""
+        cells = self.cells.get(name)
+        if cells is None:
+            return np.full(self.rows, default, np.int64)
+        return np.array([table.get(cell, default) for cell in cells], np.int64)
+
+    def good(self, damages: Damages, path: str, lines: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(rows,) false for bad rows, which are now reported; `lines` holds each row's line number."""
+        keep = np.ones(self.rows, np.bool_)
+        for row, (kind, reason) in sorted(self.bad.items()):
+            keep[row] = False
+            damages.add(kind, path, int(lines[row]), reason)
+        return keep

@@ -1,0 +1,149 @@
+"""Connections that another program has already put together: from its log's columns to FLOW rows in the order of ending.
+
+A log knows a dozen figures of a connection, a FLOW row has a hundred: sorting and merging is done on rows of the dozen
+(CONN), and FLOW rows are made a block at a time when they are handed over.
+
+netseq's order is the order in which flows end, in training as in replay. Zeek writes almost in that order (a connection is
+logged some seconds to minutes after its last packet, by timeout); logs that were sorted or labelled later are in the order of
+beginning. So every file is sorted by the time of its connections' last packet, and files that overlap are merged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensor.schema import END_LOG, FLOW, FlowBatch
+
+CONN = np.dtype(
+    [
+        ("src_hi", "<u8"),
+        ("src_lo", "<u8"),
+        ("dst_hi", "<u8"),
+        ("dst_lo", "<u8"),
+        ("first_us", "<i8"),
+        ("last_us", "<i8"),
+        ("sent_bytes", "<i8"),  # payload
+        ("received_bytes", "<i8"),
+        ("sent_packets", "<i8"),
+        ("received_packets", "<i8"),
+        ("sent_ip_bytes", "<i8"),
+        ("received_ip_bytes", "<i8"),
+        ("label", "<i4"),  # place in the source's table of labels, -1: the log has none
+        ("src_port", "<u2"),
+        ("dst_port", "<u2"),
+        ("protocol", "u1"),
+        ("icmp_type", "u1"),
+        ("icmp_code", "u1"),
+        ("conn_state", "u1"),
+    ]
+)
+"""What a log tells of a connection, 108 bytes."""
+
+_SAME = ("src_hi", "src_lo", "dst_hi", "dst_lo", "first_us", "last_us", "src_port", "dst_port")
+_SAME_SMALL = ("protocol", "icmp_type", "icmp_code", "conn_state")
+
+BENIGN = frozenset(
+    {"", "-", "(empty)", "none", "benign", "normal", "background", "unknown", "needmanuallabel", "no label", "cic"}
+)
+"""Spellings of "no attack" in labelled data sets, in lower case ("CIC", "NeedManualLabel": the flow tools' defaults)."""
+
+
+class Finished(NamedTuple):
+    """The connections of one file, in the order of their last packet."""
+
+    conns: NDArray[np.void]
+    """(n,) CONN rows."""
+    uids: NDArray[np.bytes_] | None
+    """(n,) Zeek's uids."""
+
+
+class Labels:
+    """The distinct labels met so far. A label is its text and its detail; benign ones have the text ""."""
+
+    def __init__(self) -> None:
+        self.known: list[tuple[str, str]] = []
+        self._places: dict[tuple[str, str], int] = {}
+
+    def place(self, text: str, detail: str) -> int:
+        """Number of a label as its data set spells it. A benign one that was not called benign keeps its name as its detail."""
+        text, detail = text.strip(), detail.strip()
+        if detail in ("-", "(empty)"):
+            detail = ""
+        if text.lower() in BENIGN:
+            detail = detail or ("" if text.lower() == "benign" else text)
+            text = ""
+        place = self._places.setdefault((text, detail), len(self.known))
+        if place == len(self.known):
+            self.known.append((text, detail))
+        return place
+
+
+def in_order(finished: Finished) -> Finished:
+    """The same connections in the order of their last packet; those that end together stay in the file's order."""
+    order = np.argsort(finished.conns["last_us"], kind="stable")
+    return Finished(finished.conns[order], None if finished.uids is None else finished.uids[order])
+
+
+def merged(files: Iterable[Finished]) -> Iterator[Finished]:
+    """Merge files that follow one another in time, overlaps included: a row waits while the next file may hold an earlier one.
+
+    Memory is that of the files that overlap. Files must come in the order of their first ending.
+    """
+    waiting: Finished | None = None
+    for finished in files:
+        if not len(finished.conns):
+            continue
+        if waiting is None:
+            waiting = finished
+            continue
+        ready = int(np.searchsorted(waiting.conns["last_us"], finished.conns["last_us"][0], side="right"))
+        if ready:
+            yield _part(waiting, slice(None, ready))
+        rest = _part(waiting, slice(ready, None))
+        waiting = in_order(_joined(rest, finished)) if len(rest.conns) else finished
+    if waiting is not None:
+        yield waiting
+
+
+def _part(finished: Finished, part: slice) -> Finished:
+    return Finished(finished.conns[part], None if finished.uids is None else finished.uids[part])
+
+
+def _joined(first: Finished, second: Finished) -> Finished:
+    uids = None
+    if first.uids is not None or second.uids is not None:
+        empty = [np.zeros(len(one.conns), "S1") if one.uids is None else one.uids for one in (first, second)]
+        uids = np.concatenate(empty)
+    return Finished(np.concatenate([first.conns, second.conns]), uids)
+
+
+def batches(finished: Finished, labels: Labels, block_flows: int) -> Iterator[FlowBatch]:
+    """Hand connections over as batches of at most `block_flows` FLOW rows, each batch in memory of its own."""
+    for start in range(0, len(finished.conns), block_flows):
+        conns = finished.conns[start : start + block_flows]
+        uids = None
+        if finished.uids is not None:
+            uids = [uid.decode("utf-8", "backslashreplace") for uid in finished.uids[start : start + block_flows].tolist()]
+        places = conns["label"].tolist()
+        texts = details = None
+        if max(places) >= 0:
+            known = [*labels.known, ("", "")]  # place -1 is the last one: a file without labels among others
+            texts, details = [known[place][0] for place in places], [known[place][1] for place in places]
+        yield FlowBatch(flows_of(conns), uids, texts, details)
+
+
+def flows_of(conns: NDArray[np.void]) -> NDArray[np.void]:
+    """(n,) FLOW rows of (n,) CONN rows. What a log does not tell stays zero: counts of samples say so (`payload.n` is 0)."""
+    flows = np.zeros(len(conns), FLOW)
+    for name in (*_SAME, *_SAME_SMALL):
+        flows[name] = conns[name]
+    flows["end"] = END_LOG
+    for side, prefix in (("fwd", "sent"), ("bwd", "received")):
+        flows[side]["payload"]["sum"] = conns[f"{prefix}_bytes"]
+        flows[side]["packets"] = conns[f"{prefix}_packets"]
+        flows[side]["ip_bytes"] = conns[f"{prefix}_ip_bytes"]
+    return flows
