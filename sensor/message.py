@@ -1,0 +1,107 @@
+"""An alert in words: one or two sentences that an analyst can read without knowing the model.
+
+First what the hosts did, from the flow's protocol and Zeek's conn_state; then the part of it that was least expected, and
+what was expected instead; then how rare a false alarm of this kind is. `detect` calls it once per alert.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sensor.schema import CONN_STATES, ICMP, ICMPV6, SCTP, TCP, UDP, Reason
+
+TRANSPORTS = {TCP: "tcp", UDP: "udp", ICMP: "icmp", ICMPV6: "icmp6", SCTP: "sctp"}
+
+TCP_DEEDS = {
+    "S0": "{src} tried {service} on {dst} and got no answer",
+    "S1": "{src} opened {service} on {dst} and has not closed it",
+    "SF": "{src} used {service} on {dst}",
+    "REJ": "{src} tried {service} on {dst} and was refused",
+    "S2": "{src} used {service} on {dst}, which never closed its side",
+    "S3": "{src} used {service} on {dst} and never closed its side",
+    "RSTO": "{src} used {service} on {dst} and broke it off",
+    "RSTR": "{src} used {service} on {dst}, which broke it off",
+    "RSTOS0": "{src} tried {service} on {dst}, got no answer and broke it off",
+    "RSTRH": "{dst} answered {src} from {service} and broke it off, with no request seen",
+    "SH": "{src} opened and closed {service} on {dst} without an answer",
+    "SHR": "{dst} answered {src} from {service}, with no request seen",
+    "OTH": "{src} was already using {service} on {dst} when first seen",
+}
+"""What a TCP connection's conn_state means, by Zeek's own list."""
+
+DEEDS = {
+    "S0": "{src} sent to {service} on {dst} and got no answer",
+    "SF": "{src} used {service} on {dst}",
+    "SHR": "{dst} sent to {src} from {service}, with no request seen",
+}
+"""The same for protocols without connections, of which Zeek uses only some states."""
+
+
+def transport(protocol: int) -> str:
+    """Name an IP protocol as alerts do; one without a name is its number."""
+    return TRANSPORTS.get(protocol, str(protocol))
+
+
+def tell(src: str, dst: str, flow: np.void, reasons: tuple[Reason, ...], *, per_day: float, count: int, span_us: int) -> str:
+    """Put an alert into words: what was done, what was least expected of it, and how often that is a false alarm.
+
+    `count` flows within `span_us` stand behind the alert.
+    """
+    told = f"{_deed(src, dst, flow)}: {_surprise(reasons)}; false alarms like this: {_rarity(per_day)}."
+    if count > 1:
+        told += f" It stands for {count:,} flows within {_span(span_us)}."
+    return told
+
+
+def share(probability: float) -> str:
+    """Write a probability as a percentage with two digits; what is too small to matter is only bounded."""
+    percent = 100 * probability
+    if percent >= 99.5:
+        return "over 99 %"
+    if percent < 0.001:
+        return "under 0.001 %"
+    return f"{percent:.0f} %" if percent >= 10 else f"{float(f'{percent:.1g}' if percent < 1 else f'{percent:.2g}'):.10g} %"
+
+
+def _deed(src: str, dst: str, flow: np.void) -> str:
+    """Say what the two hosts did, with the conn_state and the payload that went each way."""
+    protocol = int(flow["protocol"])
+    state = CONN_STATES[int(flow["conn_state"])]
+    if protocol in (ICMP, ICMPV6):
+        name = "ICMP" if protocol == ICMP else "ICMPv6"
+        return f"{src} sent {name} type {int(flow['icmp_type'])} code {int(flow['icmp_code'])} to {dst}"
+    ports = protocol in (TCP, UDP, SCTP)
+    service = f"{int(flow['dst_port'])}/{transport(protocol)}" if ports else f"IP protocol {protocol}"
+    deeds = TCP_DEEDS if protocol == TCP else DEEDS
+    told = deeds.get(state, DEEDS["SF"]).format(src=src, dst=dst, service=service)
+    sent, received = int(flow["fwd"]["payload"]["sum"]), int(flow["bwd"]["payload"]["sum"])
+    volume = f", {sent:,} bytes sent and {received:,} received" if sent > 0 or received > 0 else ""
+    return f"{told} ({state}{volume})"
+
+
+def _surprise(reasons: tuple[Reason, ...]) -> str:
+    """Say what was least expected, and what was expected instead."""
+    if not reasons:
+        return "the conversation as a whole was not expected"
+    first = reasons[0]
+    return (
+        f"{first.part} {first.seen} was expected in {share(first.seen_probability)} of flows here"
+        f" (rather {first.expected}, {share(first.expected_probability)})"
+    )
+
+
+def _rarity(per_day: float) -> str:
+    """Say how often a false alarm like this is to be expected."""
+    if per_day >= 0.95:
+        return f"{per_day:.0f} a day"
+    days = 1 / per_day if per_day > 0 else np.inf
+    return f"one in {days:,.0f} days" if days < 1000 else "less than one in 1,000 days"
+
+
+def _span(span_us: int) -> str:
+    """Write a time in the largest unit that leaves it over one."""
+    seconds = span_us / 1e6
+    for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
