@@ -10,19 +10,32 @@ from __future__ import annotations
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
-import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 
-class CommandFailed(Exception):
+LAUNCH = Path(__file__).with_name("launch.py")
+
+
+class CommandError(Exception):
     """A measured command ended with an error; the text is its last lines."""
 
 
+class Cost(msgspec.Struct):
+    """What `launch` reports of one run."""
+
+    cpu_s: float
+    wall_s: float
+    peak_bytes: int
+    status: int
+
+
 class Usage(NamedTuple):
-    """What one run of a command cost."""
+    """What one run of a command cost, and what it printed."""
 
     cpu_s: float
     wall_s: float
@@ -49,26 +62,22 @@ def available_cores() -> list[int]:
 
 
 def run(command: Sequence[str | Path], cores: Collection[int], folder: Path | None = None) -> Usage:
-    """Run `command` on `cores` and wait for it. Raises CommandFailed when its exit status is not 0.
+    """Run `command` on `cores` and wait for it. Raises CommandError when its exit status is not 0.
 
-    CPU seconds are user and system time of the process and of all children that it waited for.
+    CPU seconds are user and system time of the process and of all children that it waited for; the peak is that of the
+    largest process among them.
     """
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-        before_s = time.perf_counter()
-        child = subprocess.Popen(
-            ["taskset", "--cpu-list", ",".join(map(str, cores)), *map(str, command)],
-            stdin=subprocess.DEVNULL, stdout=output, stderr=errors, cwd=folder,
-        )  # fmt: skip
-        _, status, usage = os.wait4(child.pid, 0)
-        wall_s = time.perf_counter() - before_s
-        child.returncode = os.waitstatus_to_exitcode(status)  # it is reaped: Popen must not wait for it again
-        output.seek(0)
-        errors.seek(0)
-        if child.returncode:
-            last = errors.read().decode(errors="replace").strip().splitlines()[-3:]
-            raise CommandFailed(f"{command[0]} ended with status {child.returncode}: {' | '.join(last)}")
-        text = output.read().decode(errors="replace")
-    return Usage(usage.ru_utime + usage.ru_stime, wall_s, usage.ru_maxrss * 1024, text)
+    with tempfile.TemporaryDirectory() as place:
+        report = Path(place) / "cost.json"
+        launch = [sys.executable, "-S", "-E", LAUNCH, report, ",".join(map(str, cores)), *command]
+        done = subprocess.run(list(map(str, launch)), stdin=subprocess.DEVNULL, capture_output=True, cwd=folder, check=False)
+        last = " | ".join(done.stderr.decode(errors="replace").strip().splitlines()[-3:])
+        if done.returncode:
+            raise CommandError(f"{command[0]} could not be started: {last}")
+        cost = msgspec.json.decode(report.read_bytes(), type=Cost)
+    if cost.status:
+        raise CommandError(f"{command[0]} ended with status {cost.status}: {last}")
+    return Usage(cost.cpu_s, cost.wall_s, cost.peak_bytes, done.stdout.decode(errors="replace"))
 
 
 def alternate(commands: dict[str, Callable[[], Usage]], runs: int) -> dict[str, list[Usage]]:

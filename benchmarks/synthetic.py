@@ -87,10 +87,12 @@ def write(shape: Shape | Flood, where: Path | None = None) -> tuple[Path, Conten
     name = type(shape).__name__.lower()
     where = where or folder()
     where.mkdir(parents=True, exist_ok=True)
-    path = where / f"{name}-{_digest(shape)}.pcap"
+    edition = _edition()
+    path = where / f"{name}-{edition}-{_digest(repr(shape).encode())}.pcap"
     told = path.with_suffix(".json")
     if path.exists() and told.exists():
         return path, msgspec.json.decode(told.read_bytes(), type=Contents)
+    _forget_other_editions(where, edition)
     contents = Contents()
     unfinished = path.with_suffix(".part")
     with unfinished.open("wb") as file:
@@ -107,12 +109,21 @@ def write(shape: Shape | Flood, where: Path | None = None) -> tuple[Path, Conten
     return path, contents
 
 
-def _digest(shape: Shape | Flood) -> str:
-    """Name a capture by its parameters and by the code that writes it, so that a changed writer writes anew."""
-    digest = hashlib.sha256(repr(shape).encode())
-    for name in ("synthetic.py", "traffic.py", "frames.py"):
-        digest.update(Path(__file__).with_name(name).read_bytes())
-    return digest.hexdigest()[:12]
+def _digest(*parts: bytes) -> str:
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:8]
+
+
+def _edition() -> str:
+    """Name the code that writes, so that a changed writer writes anew."""
+    return _digest(*(Path(__file__).with_name(name).read_bytes() for name in ("synthetic.py", "traffic.py", "frames.py")))
+
+
+def _forget_other_editions(where: Path, edition: str) -> None:
+    """Delete captures of a writer that has changed since: they would never be read again, and each may be a gigabyte."""
+    for kind in ("shape", "flood"):
+        for path in where.glob(f"{kind}-*-*.*"):
+            if path.name.split("-")[1] != edition:
+                path.unlink()
 
 
 class Chunk(NamedTuple):

@@ -1,4 +1,4 @@
-"""The benchmark's captures hold what they say, by dpkt's reading; its tables and its process accounting tell the truth."""
+"""The benchmark's captures hold what they say, by dpkt's reading."""
 
 from __future__ import annotations
 
@@ -171,3 +171,13 @@ def test_chunks_come_out_in_time_order_and_whole(offsets: list[list[int]]) -> No
         planned.append(Chunk(rows, 100 * (number + 1)))
     out = [int(stamp) for rows in in_time_order(iter(planned)) for stamp in rows["ts_us"]]
     assert out == sorted(int(stamp) for chunk in planned for stamp in chunk.plan["ts_us"])
+
+
+def test_captures_of_a_changed_writer_are_deleted(tmp_path: Path) -> None:
+    old = tmp_path / "shape-00000000-11111111.pcap"
+    old.write_bytes(b"")
+    kept, _ = synthetic.write(Shape(packets=500), tmp_path)
+    again, _ = synthetic.write(Shape(packets=600), tmp_path)
+    assert not old.exists()
+    assert kept.exists()
+    assert again.exists()

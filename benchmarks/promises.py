@@ -1,0 +1,90 @@
+"""What netseq promises beside the flow rate: the whole path to alerts, the LSTM's words, start-up, and memory in a flood.
+
+The command itself is measured wherever a user would run it; only what it does not print (words a second, the counters)
+is asked of small programs of this package.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.comparison import ROOT, check_counters
+from benchmarks.measure import Spread, Usage, alternate, available_cores, run
+from benchmarks.run_flows import FlowRun
+from benchmarks.run_words import BATCHES
+from benchmarks.synthetic import Contents
+from benchmarks.table import Figure, spread
+from sensor import metrics
+
+WHOLE_RATE = 1.5e6
+"""Packets per second of wall time."""
+WHOLE_CORES = 2
+WORDS_RATE = 100_000
+START_S = 3.0
+PEAK_BYTES = 1.2e9
+REPLAY = Path(sys.executable).with_name("netseq-replay")
+
+
+def replay(capture: Path) -> Usage:
+    """Run `netseq-replay` on two cores, model on the CPU, alerts into a file that is thrown away."""
+    with tempfile.TemporaryDirectory() as output:
+        command: list[str | Path] = [REPLAY, "--quiet", "--set", "model.device=cpu", "--output", output, capture]
+        return run(command, available_cores()[:WHOLE_CORES])
+
+
+def start_up(few: Path, runs: int) -> tuple[Figure, Spread]:
+    """Return the wall seconds of the command on a capture of a few packets, everything cached."""
+    walls = Spread.of([usage.wall_s for usage in _repeated(few, runs)])
+    return Figure("start-up of netseq-replay", f"{spread(walls)} s", f"at most {START_S:.0f} s", walls.median <= START_S), walls
+
+
+def whole_path(capture: Path, contents: Contents, few: Path, runs: int) -> list[Figure]:
+    """Return start-up, and packets per second from the capture to written alerts, start-up taken off."""
+    started, start = start_up(few, runs)
+    walls = [usage.wall_s for usage in _repeated(capture, runs)]
+    rates = Spread.of([contents.packets / (wall - start.median) for wall in walls])
+    with_start = contents.packets / Spread.of(walls).median
+    measured = f"{spread(rates, 1e6)} million packets/s; {with_start / 1e6:.2f} with start-up"
+    what = f"capture to written alerts, two cores, {contents.packets // contents.flows} packets a flow"
+    return [Figure(what, measured, f"{WHOLE_RATE / 1e6:.1f} million", rates.median >= WHOLE_RATE), started]
+
+
+def words(capture: Path, runs: int) -> list[Figure]:
+    """Return the words per CPU second of the shipped model, for each batch size."""
+    command: list[str | Path] = [sys.executable, "-m", "benchmarks.run_words", capture]
+    usages = alternate({"words": lambda: run(command, available_cores()[-1:], ROOT)}, runs)["words"]
+    told = [msgspec.json.decode(usage.output, type=dict[int, float]) for usage in usages]
+    figures = []
+    for batch in BATCHES:
+        rate = Spread.of([rates[batch] for rates in told])
+        what = f"word LSTM with its verdicts, one core, {batch:,} flows a batch"
+        figures.append(Figure(what, f"{spread(rate, 1, 0)} words/s", f"{WORDS_RATE:,}", rate.median >= WORDS_RATE))
+    return figures
+
+
+def memory(flood: Path, contents: Contents) -> list[Figure]:
+    """Return the peak memory of the command in a flood of flows, and whether its counters add up."""
+    usage = replay(flood)
+    what = f"peak memory with {contents.flows / 1e6:,.1f} million different flows"
+    measured = f"{usage.peak_bytes / 1e6:,.0f} MB; {contents.packets / usage.wall_s / 1e6:.2f} million packets/s"
+    counted = run([sys.executable, "-m", "benchmarks.run_engine", flood], available_cores()[:WHOLE_CORES], ROOT)
+    wrong = discrepancy(msgspec.json.decode(counted.output, type=dict[str, int]), contents.packets)
+    return [
+        Figure(what, measured, f"under {PEAK_BYTES / 1e6:,.0f} MB", usage.peak_bytes < PEAK_BYTES),
+        Figure("its counters: packets in = in flows + skipped", wrong or "exact", "exact", not wrong),
+    ]
+
+
+def discrepancy(counters: dict[str, int], packets: int) -> str:
+    """Return what does not add up in an engine's counters after a capture of `packets`, or nothing."""
+    read, in_flows = counters.get("packets_read", 0), counters.get("packets_in_flows", 0)
+    return check_counters(FlowRun(read, in_flows, metrics.total(counters, "packets_skipped")), packets)
+
+
+def _repeated(capture: Path, runs: int) -> list[Usage]:
+    return alternate({"replay": functools.partial(replay, capture)}, runs)["replay"]
