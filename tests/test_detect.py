@@ -197,6 +197,12 @@ def test_conversation_alerts_once_in_its_quiet_time_and_then_tells_what_it_stand
     assert watcher.counters() == {"alerts_raised": 2, "alerts_suppressed": 3, "alerts_untold": 0}
 
 
+def test_first_seen_is_the_earliest_start_though_it_ended_last() -> None:
+    long = Event((0, 1), 30_000_000, 3_550_000_000)
+    (_, alert) = decide(detector(), [at(20), at(40), long, at(7300)])
+    assert (alert.first_seen_us, alert.last_seen_us) == (START_US + 30_000_000, START_US + 7_300_000_000)
+
+
 def test_quiet_time_is_the_conversations_own() -> None:
     alerts = decide(detector(), [at(600), at(601, pair=(0, 2)), at(602, pair=(1, 0)), at(603, pair=(2, 0))])
     assert [(alert.src, alert.dest) for alert in alerts] == [(HOSTS[0], HOSTS[1]), (HOSTS[0], HOSTS[2])]
