@@ -1,6 +1,6 @@
 """An alert in words: one or two sentences that an analyst can read without knowing the model.
 
-First what the hosts did, from the flow's protocol and Zeek's conn_state; then the part of it that was least expected, and
+First what the hosts did, from the flow's protocol and Zeek's conn_state; then the part of it that weighed most, and
 what was expected instead; then how rare a false alarm of this kind is. `detect` calls it once per alert.
 """
 
@@ -43,7 +43,7 @@ def transport(protocol: int) -> str:
 
 
 def tell(src: str, dst: str, flow: np.void, reasons: tuple[Reason, ...], *, per_day: float, count: int, span_us: int) -> str:
-    """Put an alert into words: what was done, what was least expected of it, and how often that is a false alarm.
+    """Put an alert into words: what was done, what was unusual about it, and how often that is a false alarm.
 
     `count` flows within `span_us` stand behind the alert.
     """
@@ -80,14 +80,12 @@ def _deed(src: str, dst: str, flow: np.void) -> str:
 
 
 def _surprise(reasons: tuple[Reason, ...]) -> str:
-    """Say what was least expected, and what was expected instead."""
+    """Say what weighed most, how likely the model held it, and what it held likeliest instead."""
     if not reasons:
         return "the conversation as a whole was not expected"
     first = reasons[0]
-    return (
-        f"{first.part} {first.seen} was expected in {share(first.seen_probability)} of flows here"
-        f" (rather {first.expected}, {share(first.expected_probability)})"
-    )
+    rather = f" against {share(first.expected_probability)} for {first.expected}" if first.expected_probability > 0 else ""
+    return f"most unusual is the {first.part}, {first.seen}, with {share(first.seen_probability)} here{rather}"
 
 
 def _rarity(per_day: float) -> str:

@@ -452,8 +452,8 @@ def message_of(state: str, protocol: int = TCP, p_value: float = 3e-4, sent: int
 
 def test_message_of_an_unanswered_attempt_reads_as_a_sentence() -> None:
     assert message_of("S0") == (
-        "192.0.2.5 tried 445/tcp on 198.51.100.7 and got no answer (S0): gap gap-3 at 445 was expected in 1.8 % of flows here"
-        " (rather gap-10, 60 %); false alarms like this: one in 3 days."
+        "192.0.2.5 tried 445/tcp on 198.51.100.7 and got no answer (S0): most unusual is the gap, gap-3 at 445, with"
+        " 1.8 % here against 60 % for gap-10; false alarms like this: one in 3 days."
     )
 
 

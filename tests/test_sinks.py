@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from sensor.schema import Alert, Reason
 from sensor.sinks import notice
-from sensor.sinks.jsonl import JsonLines, iso_utc
+from sensor.sinks.jsonl import JsonLines, Line, iso_utc
 from sensor.sinks.lines import Lines, SinkFailed
 from sensor.sinks.notice import FIELDS, NoticeLog, escape, seconds
 
@@ -155,6 +155,14 @@ def test_json_line_has_the_fields_of_the_schema_in_order() -> None:
         ],
     }
     assert line.startswith(b'{"ts":"2011-')
+
+
+def test_the_schema_in_the_docs_names_every_field_of_both_forms() -> None:
+    page = (Path(__file__).parents[1] / "docs/alerts.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([a-z_.*]+)`", page))
+    assert {*Line.__struct_fields__, *Reason.__struct_fields__} <= named
+    unset = ("file_", "remote_location.", "email_dest")
+    assert {name for name, _ in FIELDS if not name.startswith(unset)} <= named
 
 
 def test_json_line_without_a_uid_has_no_such_field() -> None:
