@@ -36,6 +36,9 @@ DEEDS = {
 }
 """The same for protocols without connections, of which Zeek uses only some states."""
 
+NOUNS = {"heading": "direction", "sent": "volume sent", "received": "volume received", "lasting": "duration"}
+"""How a sentence calls those parts of a word whose name is no noun."""
+
 
 def transport(protocol: int) -> str:
     """Name an IP protocol as alerts do; one without a name is its number."""
@@ -85,7 +88,8 @@ def _surprise(reasons: tuple[Reason, ...]) -> str:
         return "the conversation as a whole was not expected"
     first = reasons[0]
     rather = f" against {share(first.expected_probability)} for {first.expected}" if first.expected_probability > 0 else ""
-    return f"most unusual is the {first.part}, {first.seen}, with {share(first.seen_probability)} here{rather}"
+    part = NOUNS.get(first.part, first.part)
+    return f"most unusual is the {part}, {first.seen}, with {share(first.seen_probability)} here{rather}"
 
 
 def _rarity(per_day: float) -> str:
