@@ -16,7 +16,8 @@ from benchmarks.machine import Machine
 from benchmarks.measure import CommandError
 from benchmarks.recorded import Absent, find_collection, write_recorded
 from benchmarks.run_flows import FlowRun
-from benchmarks.synthetic import Contents, Flood, Shape, folder, write
+from benchmarks.store import folder
+from benchmarks.synthetic import Contents, Flood, Shape, write
 
 PARTS = ("flows", "peers", "recorded", "whole", "words", "memory")
 HERE = Path(__file__).parent

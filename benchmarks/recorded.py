@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.frames import PCAP_HEADER, RECORD
+from benchmarks.store import forget_other_editions, place
 from benchmarks.synthetic import START_US
 
 ETHERNET = 1
@@ -62,15 +63,16 @@ def find_collection() -> Path:
 
 def write_recorded(collection: Path, where: Path, enough_packets: int = ENOUGH_PACKETS) -> tuple[Path, Collection]:
     """Write the collection's large Ethernet captures into one pcap, unless it is there. Returns its path and what it holds."""
-    path = where / f"recorded-{LEAST_PACKETS}-{enough_packets}.pcap"
+    files = sorted(collection.iterdir())
+    path = place(where, "recorded", ([(file.name, file.stat().st_size) for file in files], enough_packets), ("recorded.py",))
     told = path.with_suffix(".json")
     if path.exists() and told.exists():
         return path, msgspec.json.decode(told.read_bytes(), type=Collection)
-    where.mkdir(parents=True, exist_ok=True)
-    recording = _gather(sorted(collection.iterdir()))
+    recording = _gather(files)
     if not recording.files:
         raise Absent(f"no capture of {LEAST_PACKETS} packets or more in {collection}")
     rounds = -(-enough_packets // len(recording.places))
+    forget_other_editions(path)
     unfinished = path.with_suffix(".part")
     with unfinished.open("wb") as file:
         file.write(PCAP_HEADER)

@@ -9,8 +9,6 @@ hands back what is in it, so that whoever reads it can be held to the counts.
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.frames import PCAP_HEADER, PLANNED, pack
+from benchmarks.store import folder, forget_other_editions, place
 from benchmarks.traffic import Hosts, plan_flows, plan_packets
 from sensor.schema import ACK, RST, SYN, TCP, UDP
 
@@ -77,22 +76,14 @@ class Contents(msgspec.Struct):
         self.last_us = int(plan["ts_us"][-1])
 
 
-def folder() -> Path:
-    """Where captures, compiled peers and their environments are kept: $TMPDIR/netseq-bench, or /tmp/netseq-bench."""
-    return Path(os.environ.get("TMPDIR") or "/tmp") / "netseq-bench"  # noqa: S108  # a cache that anyone may delete
-
-
 def write(shape: Shape | Flood, where: Path | None = None) -> tuple[Path, Contents]:
     """Write the capture of `shape` unless it is there already. Returns its path and what it holds."""
-    name = type(shape).__name__.lower()
-    where = where or folder()
-    where.mkdir(parents=True, exist_ok=True)
-    edition = _edition()
-    path = where / f"{name}-{edition}-{_digest(repr(shape).encode())}.pcap"
+    kind = type(shape).__name__.lower()
+    path = place(where or folder(), kind, shape, ("synthetic.py", "traffic.py", "frames.py"))
     told = path.with_suffix(".json")
     if path.exists() and told.exists():
         return path, msgspec.json.decode(told.read_bytes(), type=Contents)
-    _forget_other_editions(where, edition)
+    forget_other_editions(path)
     contents = Contents()
     unfinished = path.with_suffix(".part")
     with unfinished.open("wb") as file:
@@ -107,23 +98,6 @@ def write(shape: Shape | Flood, where: Path | None = None) -> tuple[Path, Conten
     unfinished.rename(path)
     told.write_bytes(msgspec.json.encode(contents))
     return path, contents
-
-
-def _digest(*parts: bytes) -> str:
-    return hashlib.sha256(b"".join(parts)).hexdigest()[:8]
-
-
-def _edition() -> str:
-    """Name the code that writes, so that a changed writer writes anew."""
-    return _digest(*(Path(__file__).with_name(name).read_bytes() for name in ("synthetic.py", "traffic.py", "frames.py")))
-
-
-def _forget_other_editions(where: Path, edition: str) -> None:
-    """Delete captures of a writer that has changed since: they would never be read again, and each may be a gigabyte."""
-    for kind in ("shape", "flood"):
-        for path in where.glob(f"{kind}-*-*.*"):
-            if path.name.split("-")[1] != edition:
-                path.unlink()
 
 
 class Chunk(NamedTuple):

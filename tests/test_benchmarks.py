@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from benchmarks import synthetic
 from benchmarks.frames import PLANNED
+from benchmarks.recorded import Absent, find_collection, write_recorded
 from benchmarks.synthetic import Chunk, Contents, Flood, Shape, in_time_order
 
 SMALL = Shape(packets=24_000, packets_per_flow=16, seed=3)
@@ -181,3 +182,27 @@ def test_captures_of_a_changed_writer_are_deleted(tmp_path: Path) -> None:
     assert not old.exists()
     assert kept.exists()
     assert again.exists()
+
+
+def test_recorded_captures_come_one_after_the_other_and_again_in_each_round(tmp_path: Path) -> None:
+    collection = tmp_path / "collection"
+    large, contents = synthetic.write(Shape(packets=1_200, seed=1), collection)
+    second, more = synthetic.write(Shape(packets=1_500, seed=2), collection)
+    synthetic.write(Shape(packets=500, seed=3), collection)  # too few packets to be taken
+    files = sorted([large, second])
+    path, written = write_recorded(collection, tmp_path, enough_packets=5_000)
+    assert (written.files, written.packets, written.rounds) == (2, 2 * (contents.packets + more.packets), 2)
+    seen, parts = read(path), [read(file) for file in files]
+    assert seen.file_bytes == written.bytes == path.stat().st_size
+    assert [bytes(ip) for ip in seen.ips] == [bytes(ip) for part in parts * 2 for ip in part.ips]
+    gaps = np.diff(seen.stamps)
+    assert gaps.min() >= 0
+    assert sorted(gaps[gaps > 100]) == pytest.approx([200])  # one silence, longer than every time-out
+
+
+def test_collection_that_is_absent_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NETSEQ_DATA", str(tmp_path))
+    with pytest.raises(Absent, match="set NETSEQ_DATA"):
+        find_collection()
+    with pytest.raises(Absent, match="no capture of 1000 packets"):
+        write_recorded(tmp_path, tmp_path / "out")
