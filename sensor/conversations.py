@@ -197,7 +197,7 @@ def _take_turn(row: np.void, flow: np.void, turn: np.void, sender: int, fresh: b
 
 
 @njit
-def _walk(  # noqa: PLR0917  # compiled code takes no keyword-only arguments
+def _walk(
     flows: NDArray[np.void],
     rows: NDArray[np.void],
     index: NDArray[np.int32],

@@ -86,9 +86,11 @@ class Columns:
         self.refuse(wrong, name, "not a number")
         return values
 
-    def integers(self, name: str, *, default: int, low: int, high: int = _LIMIT) -> NDArray[np.int64]:
+    def integers(
+        self, name: str, *, default: int, low: int, high: int = _LIMIT, read: Callable[[Any], int] = int
+    ) -> NDArray[np.int64]:
         """(rows,) whole numbers; a missing one is `default`. What lies outside low to high is refused, but `default` never."""
-        values = self._values(name, int, default)
+        values = self._values(name, read, default)
         if max(values, default=0) > _LIMIT or min(values, default=0) < -_LIMIT:
             values = [min(max(value, -_LIMIT - 1), _LIMIT + 1) for value in values]
         numbers = np.array(values, np.int64)
