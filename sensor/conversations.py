@@ -17,12 +17,14 @@ The engine and the training command call `turn`; `words` reads the result.
 from __future__ import annotations
 
 import secrets
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sensor.kernels import njit
+from sensor.words import Turns
+
+__all__ = ["HOUR_US", "Conversations", "Turns"]  # Turns: what words read, made and handed on here
 
 HOUR_US = 3_600_000_000
 """Verdicts are gathered per conversation and hour of packet time."""
@@ -62,24 +64,6 @@ _S30, _S27, _S31 = np.uint64(30), np.uint64(27), np.uint64(31)
 
 Pair = tuple[np.uint64, np.uint64, np.uint64, np.uint64]
 """Two addresses in halves, the lower one first."""
-
-
-class Turns(NamedTuple):
-    """What each flow of a batch is to its conversation; row i belongs to flow i."""
-
-    slots: NDArray[np.int32]
-    """Row of the conversation's state, below `capacity`; fixed while the conversation lives."""
-    restart: NDArray[np.bool_]
-    """This flow is the first one of its conversation: whatever the slot's state held belongs to the past or to another pair."""
-    gap_us: NDArray[np.int64]
-    """Distance from the start of the conversation's flow before to this flow's start, us, never negative; -1 for the first.
-    From start to start, because starts are the same on both roads, whatever timeout ended the flows."""
-    hour: NDArray[np.int64]
-    """Hour of packet time (since the epoch) in which the flow ended; it never goes back within a conversation."""
-    heading: NDArray[np.uint8]
-    """0: this flow was begun by the host that began the conversation's first flow; 1: by the other one."""
-    began_us: NDArray[np.int64]
-    """Start of the conversation's first flow."""
 
 
 @njit

@@ -20,12 +20,11 @@ training command call this; `vocabulary` holds what is learned, and a model's ma
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sensor.conversations import Turns
 from sensor.schema import CONN_STATES
 from sensor.vocabulary import Kind, Lexicon, VocabularyDoesNotFit, octave
 
@@ -68,6 +67,24 @@ OUTCOMES = {
 """Zeek's words for its conn_states, shortened (Zeek's documentation of conn.log)."""
 
 _LEARNED: dict[str, Kind] = {"service": "service", "protobytes": "protobytes", "ports": "ports"}
+
+
+class Turns(NamedTuple):
+    """What each flow of a batch is to its conversation; row i belongs to flow i."""
+
+    slots: NDArray[np.int32]
+    """Row of the conversation's state, below `capacity`; fixed while the conversation lives."""
+    restart: NDArray[np.bool_]
+    """This flow is the first one of its conversation: whatever the slot's state held belongs to the past or to another pair."""
+    gap_us: NDArray[np.int64]
+    """Distance from the start of the conversation's flow before to this flow's start, us, never negative; -1 for the first.
+    From start to start, because starts are the same on both roads, whatever timeout ended the flows."""
+    hour: NDArray[np.int64]
+    """Hour of packet time (since the epoch) in which the flow ended; it never goes back within a conversation."""
+    heading: NDArray[np.uint8]
+    """0: this flow was begun by the host that began the conversation's first flow; 1: by the other one."""
+    began_us: NDArray[np.int64]
+    """Start of the conversation's first flow."""
 
 
 class Vocabulary:
