@@ -108,9 +108,10 @@ def capture(shape: Shape | Flood) -> tuple[Path, Contents]:
 
 
 def tools(chosen: Sequence[str]) -> list[peers.Peer]:
-    """Return netseq, the peers, or both."""
-    own = [comparison.NETSEQ] if "flows" in chosen else []
-    return own + (peers.find_peers(folder()) if "peers" in chosen else [])
+    """Return netseq, the peers, or both: both where neither is named."""
+    both = not {"flows", "peers"} & set(chosen)
+    own = [comparison.NETSEQ] if both or "flows" in chosen else []
+    return own + (peers.find_peers(folder()) if both or "peers" in chosen else [])
 
 
 def on_synthetic(chosen: Sequence[str], runs: int, share: int) -> table.Comparison:
