@@ -330,40 +330,38 @@ def add_rare_flags(side: np.void, flags: np.int64) -> None:
 
 
 @njit
-def next_endpoint(own: np.int64, peer: np.int64, flags: np.int64) -> np.int64:
-    """State of a TCP endpoint after it sent a segment (Zeek: TCP.cc, UpdateInactiveState and its siblings)."""
-    if flags & RST:
-        return np.int64(RESET)
-    if own == SHUT or own == RESET:
-        return np.int64(own)
-    if flags & FIN:
-        return np.int64(SHUT)
+def greet(own: np.int64, peer: np.int64, flags: np.int64) -> tuple[np.int64, np.int64]:
+    """States of (sender, peer) after a segment without regard to its FIN or RST: who has said hello, and was it answered?"""
     if own == INACTIVE:
-        if flags & SYN == 0:
-            return np.int64(PARTIAL)
-        if flags & ACK == 0:
-            return np.int64(SYN_SENT)
-        return np.int64(ESTABLISHED) if peer == SYN_SENT else np.int64(SYN_ACK_SENT)
-    if own == SYN_ACK_SENT and peer == ESTABLISHED:
-        return np.int64(ESTABLISHED)
-    return np.int64(own)
+        if flags & SYN:
+            if peer == SYN_SENT or (peer == SYN_ACK_SENT and flags & ACK == 0):
+                return np.int64(ESTABLISHED), np.int64(ESTABLISHED)
+            return np.int64(SYN_ACK_SENT) if flags & ACK else np.int64(SYN_SENT), peer
+        if flags & (FIN | RST) == 0 and peer != SYN_SENT:  # data cannot answer a SYN, but may be met in mid-stream
+            return np.int64(PARTIAL), peer
+    elif peer == SYN_ACK_SENT and flags & ACK and (own == SYN_SENT or own == PARTIAL):
+        return np.int64(ESTABLISHED), np.int64(ESTABLISHED)
+    return own, peer
 
 
 @njit
 def advance_endpoints(row: np.void, flags: np.int64, forward: bool) -> None:
-    """Move both endpoints' states for one TCP segment."""
+    """Move both endpoints' states for one TCP segment, as Zeek's TCP analyzer does (TCP.cc, UpdateInactiveState and so on)."""
     own, peer = np.int64(row["src_state"]), np.int64(row["dst_state"])
     if not forward:
         own, peer = peer, own
-    now = next_endpoint(own, peer, flags)
-    if flags & SYN and flags & ACK and peer == SYN_SENT and now == ESTABLISHED:
-        peer = np.int64(ESTABLISHED)  # the answer to a SYN establishes both
-    elif own == SYN_SENT and peer == SYN_ACK_SENT and flags & ACK:
-        now = peer = np.int64(ESTABLISHED)
+    if own != SHUT and own != RESET:
+        own, peer = greet(own, peer, flags)
+        if flags & RST:
+            own = np.int64(RESET)
+        elif flags & FIN:
+            own = np.int64(SHUT)
+    elif own == SHUT and flags & RST and peer != SHUT:
+        own = np.int64(RESET)
     if forward:
-        row["src_state"], row["dst_state"] = now, peer
+        row["src_state"], row["dst_state"] = own, peer
     else:
-        row["src_state"], row["dst_state"] = peer, now
+        row["src_state"], row["dst_state"] = peer, own
 
 
 @njit
@@ -439,7 +437,10 @@ def tcp_conn_state(row: np.void) -> np.int64:
             return np.int64(REJ)
         return np.int64(RSTRH) if src_quiet else np.int64(RSTR)
     if src == RESET:
-        return np.int64(RSTOS0) if dst_quiet else np.int64(RSTO)
+        if not dst_quiet:
+            return np.int64(RSTO)
+        syn_before = row["fwd"]["syn"] > 0 and row["fwd"]["packets"] > 1
+        return np.int64(RSTOS0) if syn_before else np.int64(OTH)
     if src == SHUT:
         if dst == SHUT:
             return np.int64(SF)
@@ -545,8 +546,13 @@ def copy_counts(row: np.void, blank: np.void) -> None:
 
 @njit
 def from_source(row: np.void, p: np.void) -> bool:
-    """Forward means: sent by the flow's source address (ports are not compared, as in CICFlowMeter)."""
-    return bool(row["src_lo"] == p["src_lo"] and row["src_hi"] == p["src_hi"])
+    """Forward means: sent by the flow's source address; a host that talks to itself is told apart by the port.
+
+    CICFlowMeter never compares ports, so that there all packets of such a flow are forward.
+    """
+    if row["src_lo"] != p["src_lo"] or row["src_hi"] != p["src_hi"]:
+        return False
+    return bool(row["src_port"] == p["src_port"] or row["src_lo"] != row["dst_lo"] or row["src_hi"] != row["dst_hi"])
 
 
 @njit
