@@ -8,6 +8,7 @@ frames before it have been given. Called by `sensor.sources.pcap`.
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -196,11 +197,13 @@ class PcapngReader(_Followed):
                     return 0
                 raise self._cut("a block")
 
-    def skipped_blocks(self) -> Iterator[tuple[str, int]]:
-        """Names and counts of the blocks without frames."""
+    def skipped_blocks(self) -> Counter[str]:
+        """How many blocks without frames there were, by name."""
+        counted: Counter[str] = Counter()
         for kind, count in zip((*self.kinds.tolist(), -1), self.skipped.tolist(), strict=True):
             if count:
-                yield BLOCK_NAMES.get(kind, "other" if kind < 0 else f"block_0x{kind:08x}"), count
+                counted[BLOCK_NAMES.get(kind, "other" if kind < 0 else f"block_0x{kind:08x}")] += count
+        return counted
 
     def _begin_section(self) -> None:
         """Read a section header block, whose byte order holds up to the next one. Its section length is not relied on."""

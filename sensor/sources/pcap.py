@@ -101,7 +101,7 @@ class CaptureSource:
     def account(self, reader: PcapReader | PcapngReader) -> None:
         """Add up what a reader counted that is done."""
         if isinstance(reader, PcapngReader):
-            self.skipped_blocks.update(dict(reader.skipped_blocks()))
+            self.skipped_blocks.update(reader.skipped_blocks())
             self.unstamped += int(reader.unstamped[0])
 
 

@@ -1,0 +1,58 @@
+"""Reading a capture for the tests, in every way in which the same bytes can reach the source."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import threading
+from pathlib import Path
+
+from capture_writer import Frame
+
+from sensor.sources.pcap import CaptureSource
+
+
+def frames_of(source: CaptureSource) -> list[Frame]:
+    """All frames with copies of their bytes; checks on the way that each lies inside its buffer."""
+    found = []
+    for block in source:
+        assert block.frames.size > 0
+        assert not block.data.flags.writeable
+        for row in block.frames:
+            begin, size = int(row["offset"]), int(row["captured_bytes"])
+            assert 0 <= begin <= begin + size <= block.data.size
+            found.append(
+                Frame(
+                    int(row["ts_us"]), block.data[begin : begin + size].tobytes(), int(row["wire_bytes"]), int(row["link_type"])
+                )
+            )
+    assert source.frames == len(found)
+    return found
+
+
+def read_bytes(raw: bytes, folder: Path, *, way: str = "plain", block_frames: int = 4096) -> tuple[list[Frame], CaptureSource]:
+    """Write `raw` and read it back plainly mapped, packed ("gzip"), or through a pipe ("pipe")."""
+    if way == "pipe":
+        return through_pipe(raw, block_frames)
+    path = folder / "capture"
+    path.write_bytes(gzip.compress(raw, 1) if way == "gzip" else raw)
+    source = CaptureSource([path], block_frames=block_frames)
+    return frames_of(source), source
+
+
+def through_pipe(raw: bytes, block_frames: int = 4096) -> tuple[list[Frame], CaptureSource]:
+    reading, writing = os.pipe()
+
+    def feed() -> None:
+        with os.fdopen(writing, "wb", buffering=0) as pipe:
+            for begin in range(0, len(raw), 7):  # odd pieces, so that every header is cut somewhere
+                pipe.write(raw[begin : begin + 7])
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    try:
+        source = CaptureSource([f"/dev/fd/{reading}"], block_frames=block_frames)
+        return frames_of(source), source
+    finally:
+        os.close(reading)
+        feeder.join()
