@@ -75,6 +75,11 @@ class Calibration:
         }
 
 
+def unknown() -> Calibration:
+    """Stand in until a model is calibrated: everything is as rare as anything."""
+    return Calibration(1, np.zeros(1), np.ones(1), np.inf, 0.0, 1.0, 0.0)
+
+
 def from_json(stored: Mapping[str, object]) -> Calibration:
     """Read `to_json` back; ValueError says what is wrong."""
     try:

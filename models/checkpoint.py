@@ -60,6 +60,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     head: int
     vocabulary: dict[str, Any]
     """What the parts' values mean: the vocabulary's own affair, so nothing is said of its types here."""
+    spread: tuple[float, ...]
+    """ln of how many different things each value of the first part stands for: zeros but for ranges and the unknown."""
     source_kind: str
     """What it was trained on: "conn.log", "captures", "flow-csv", or several joined by "+"."""
     data: tuple[Source, ...] = ()
@@ -103,12 +105,14 @@ def save(folder: str | os.PathLike[str], bundle: Bundle) -> Manifest:
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     _write(place / TENSORS, written)
-    _write(place / MANIFEST, _readable(msgspec.json.format(msgspec.json.encode(manifest), indent=1)))
+    _write(place / MANIFEST, _readable(manifest))
     return manifest
 
 
-def _readable(text: bytes) -> bytes:
-    return text + b"\n"
+def _readable(manifest: Manifest) -> bytes:
+    """A manifest as JSON with one field a line: people compare models with diff."""
+    fields = ((name, msgspec.json.encode(getattr(manifest, name))) for name in manifest.__struct_fields__)
+    return b"{\n" + b",\n".join(b' "%s": %s' % (name.encode(), text) for name, text in fields) + b"\n}\n"
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -156,7 +160,13 @@ def _manifest(place: Path) -> Manifest:
         manifest = msgspec.json.decode(text, type=Manifest)
     except msgspec.DecodeError as wrong:
         raise ModelDoesNotFit(f"{place}: {MANIFEST} is damaged ({wrong}): copy or train the model again") from None
-    if manifest.kind != "words" or len(manifest.parts) != len(manifest.sizes) or not manifest.sizes or min(manifest.sizes) < 1:
+    if (
+        manifest.kind != "words"
+        or len(manifest.parts) != len(manifest.sizes)
+        or not manifest.sizes
+        or min(manifest.sizes) < 1
+        or len(manifest.spread) != manifest.sizes[0]
+    ):
         raise ModelDoesNotFit(f"{place}: not a word model with a size for each of its parts: train it again")
     return manifest
 

@@ -74,6 +74,8 @@ class Frequency:
     """(2P - 1,) cells from one value of the first part to the next: 0 for `alone`."""
     columns: Tensor
     """(2P - 1,) which part each table judges."""
+    spread: Tensor
+    """(sizes[0],) what the first part's nats carry for the many things that one value may stand for: see words.Folded."""
 
     def nats(self, words: Tensor) -> Tensor:
         """(B, P) integers -> (B, 2P - 1) nats: P columns alone, P - 1 columns given the first part."""
@@ -85,16 +87,17 @@ class Frequency:
         """(K, sizes[place]) probabilities of a part's values, given the words' first parts (K,); part 0 without."""
         size = self.sizes[place]
         if place == 0:
-            return torch.exp(-self.table[:size]).expand(len(first), size)
+            return torch.exp(self.spread - self.table[:size]).expand(len(first), size)
         start = int(self.starts[len(self.sizes) - 1 + place])
         rows = self.table[start : start + self.sizes[0] * size].view(self.sizes[0], size)
         return torch.exp(-rows[first.to(torch.int64)])
 
 
-def build(counts: Counts, device: torch.device | None = None) -> Frequency:
-    """Lay counts out for scoring on `device` (the processor if None)."""
+def build(counts: Counts, spread: Tensor, device: torch.device | None = None) -> Frequency:
+    """Lay counts out for scoring on `device` (the processor if None); `spread` as in Frequency."""
     parts = len(counts.sizes)
     pieces = [counts.alone(place) for place in range(parts)] + [counts.given(place).ravel() for place in range(1, parts)]
+    pieces[0] = pieces[0] * np.exp(-spread.cpu().numpy())
     lengths = [len(piece) for piece in pieces]
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     strides = [0] * parts + list(counts.sizes[1:])
@@ -105,6 +108,7 @@ def build(counts: Counts, device: torch.device | None = None) -> Frequency:
         starts=torch.from_numpy(starts).to(device=device),
         strides=torch.tensor(strides, device=device),
         columns=torch.tensor(columns, device=device),
+        spread=spread.to(device=device, dtype=torch.float32),
     )
 
 

@@ -67,17 +67,27 @@ class Scorer:
     """Scores batches for `conversations` slots with a loaded model.
 
     `device` None takes CUDA when there is one. `rounds` is the most flows of one conversation that the LSTM reads per batch.
+    Evidence that weighs nothing is not even accumulated, unless `every_column` asks for it, as fitting a verdict does.
     """
 
-    def __init__(self, bundle: Bundle, *, conversations: int, device: torch.device | None = None, rounds: int = 64) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        conversations: int,
+        device: torch.device | None = None,
+        rounds: int = 64,
+        every_column: bool = False,
+    ) -> None:
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.bundle = bundle
         self.rounds = rounds
         self.shed = 0
-        self._lstm = fold(bundle.model, self.device)
-        self._frequency = build(bundle.counts, self.device)
+        spread = torch.tensor(bundle.manifest.spread, dtype=torch.float64)
+        self._lstm = fold(bundle.model, spread, self.device)
+        self._frequency = build(bundle.counts, spread, self.device)
         weights, shown = bundle.weights, columns(len(bundle.manifest.sizes))
-        used = np.flatnonzero((weights.largest > 0) | (weights.mean > 0))  # the other columns are not even accumulated
+        used = np.flatnonzero((weights.largest > 0) | (weights.mean > 0) | every_column)
         voices = [shown[place].voice for place in used]
         partial = np.array([voice in LSTM_VOICES for voice in voices], np.bool_)
         self._columns = torch.from_numpy(used).to(self.device)
@@ -110,6 +120,25 @@ class Scorer:
         moved = [piece._replace(explained=piece.explained + number * PIECE) for number, piece in enumerate(pieces)]
         joined = {name: np.concatenate([getattr(piece, name) for piece in moved]) for name in Scored._fields if name != "shed"}
         return Scored(**joined, shed=sum(piece.shed for piece in pieces))
+
+    @torch.inference_mode()
+    def evidence(
+        self, words: NDArray[np.int16], slots: NDArray[np.int32], restart: NDArray[np.bool_], hour: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The largest and the mean evidence of each row's hour so far, (B, E) each: what the verdict is fitted on.
+
+        Advances the states as `score` does: use one or the other.
+        """
+        largest, mean = [], []
+        for cut in (slice(start, start + PIECE) for start in range(0, len(words), PIECE)):
+            order = plan(slots[cut], restart[cut], self.rounds)
+            there = torch.from_numpy(np.ascontiguousarray(words[cut])).to(self.device)
+            _, seen, tail = self._read(order, there)
+            runs = self._hours.runs(slots[cut], restart[cut], hour[cut])
+            so_far = self._weigh(runs, order, seen, tail, self._frequency.nats(there))
+            largest.append(so_far.largest.cpu().numpy())
+            mean.append(so_far.mean.cpu().numpy())
+        return np.concatenate(largest), np.concatenate(mean)
 
     @torch.inference_mode()
     def _piece(

@@ -102,6 +102,8 @@ class Folded:
     """P times (head, size)."""
     out_bias: tuple[Tensor, ...]
     """P times (size,)."""
+    spread: Tensor
+    """(sizes[0],) ln of how many different things each value of the first part stands for: see `judge`."""
 
     def rows(self, words: Tensor) -> Tensor:
         """Rows of the two tables that a word's parts select: (B, P) integers -> (B, P)."""
@@ -134,19 +136,25 @@ class Folded:
         return torch.softmax(logits, dim=1)
 
     def judge(self, reached: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
-        """Probability of each seen value, and of all values no likelier than it: (B, P) and (B, P)."""
+        """Probability of each seen value, and of all values no likelier than it: (B, P) and (B, P).
+
+        A value of the first part may stand for many things ("another registered port": some ten thousand). The seen one
+        is one of them, so the value's probability is spread evenly over them before anything is compared.
+        """
         seen = reached.new_empty(words.shape)
         tail = reached.new_empty(words.shape)
+        each = torch.exp(-self.spread)
         for place in range(len(self.shape.sizes)):
             mass = self.distribution(reached, place)
-            likely = mass.gather(1, words[:, place, None].long())
+            single = mass * each if place == 0 else mass
+            likely = single.gather(1, words[:, place, None].long())
             seen[:, place] = likely[:, 0]
-            tail[:, place] = torch.where(mass <= likely * (1 + TAIL_SLACK), mass, 0).sum(dim=1)
+            tail[:, place] = torch.where(single <= likely * (1 + TAIL_SLACK), mass, 0).sum(dim=1)
         return seen, tail
 
 
-def fold(model: WordLSTM, device: torch.device | None = None) -> Folded:
-    """Lay a trained network out for scoring, on `device` (the processor if None), in float32."""
+def fold(model: WordLSTM, spread: Tensor, device: torch.device | None = None) -> Folded:
+    """Lay a trained network out for scoring, on `device` (the processor if None), in float32; `spread` as in Folded."""
     shape = model.shape
     tensors = {name: tensor.detach().cpu().float() for name, tensor in model.state_dict().items()}
 
@@ -163,6 +171,7 @@ def fold(model: WordLSTM, device: torch.device | None = None) -> Folded:
         heads=place_on(tensors["heads.weight"].T),
         out_weight=tuple(place_on(tensors[f"out.{place}.weight"].T) for place in parts),
         out_bias=tuple(place_on(tensors[f"out.{place}.bias"]) for place in parts),
+        spread=place_on(spread.float()),
     )
 
 

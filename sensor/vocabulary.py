@@ -135,6 +135,19 @@ class Lexicon:
         order = np.lexsort((frequent, -counts[frequent]))
         return cls(kind, [int(key) for key in frequent[order[:most]]])
 
+    def grown(self, flows: Iterable[NDArray[np.void]], *, min_count: int, most: int) -> tuple[Lexicon, NDArray[np.int64]]:
+        """This lexicon with what a site's flows have behind what it has already, and what stood for the new values so far.
+
+        Values keep their meaning; the second result (n,) holds the old value of each of the n new ones.
+        """
+        seen = Lexicon.learn(self.kind, flows, min_count=min_count, most=most).learned
+        new = [key for key in seen if key not in set(self.learned)]
+        return Lexicon(self.kind, [*self.learned, *new]), self._table[new].astype(np.int64)
+
+    def members(self) -> NDArray[np.int64]:
+        """(size,) how many keys each value stands for: 1 for a learned one, thousands for a range; at least 1."""
+        return np.maximum(np.bincount(self._table, minlength=self.size), 1).astype(np.int64)
+
     @property
     def size(self) -> int:
         """Values, unknown and ranges included."""

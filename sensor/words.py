@@ -137,6 +137,24 @@ class Vocabulary:
             return self.lexicon.size
         return SIZES[part]
 
+    def grown(
+        self, flows: Iterable[NDArray[np.void]], *, min_count: int = 5, most: int = 1000
+    ) -> tuple[Vocabulary, NDArray[np.int64]]:
+        """For further training: this vocabulary with a site's own learned values behind those that it has.
+
+        The second result (n,) holds, for each of the n new values, the one that stood for it so far.
+        """
+        if self.lexicon is None:
+            return self, np.empty(0, np.int64)
+        lexicon, stood = self.lexicon.grown(flows, min_count=min_count, most=most)
+        return Vocabulary(self.alphabet, self.parts, lexicon), stood
+
+    def members(self, part: str) -> NDArray[np.int64]:
+        """How many different things each value of a part stands for; octaves count as one."""
+        if part in _LEARNED and self.lexicon is not None:
+            return self.lexicon.members()
+        return np.ones(self._size(part), np.int64)
+
     def words(self, flows: NDArray[np.void], turns: Turns) -> NDArray[np.int16]:
         """(n, len(parts)) words of (n,) FLOW rows with their turns, as `Conversations.turn` gave them for the same rows."""
         words = np.empty((len(flows), len(self.parts)), np.int16)

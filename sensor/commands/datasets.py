@@ -1,0 +1,119 @@
+"""Reading training data: each file or folder named becomes the flows of one data set, whatever its format.
+
+Conn.logs, CICFlowMeter's CSVs and captures are told apart by their first bytes. Training needs all flows of a data set at
+once (the vocabulary comes first), so they are held in memory, cut down to the fields that words are made of: some
+hundred bytes a flow. `sensor.commands.train` calls this, and so does the benchmark that fills docs/models.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensor.decode import Decoder
+from sensor.flows import FlowTable
+from sensor.schema import FLOW, FlowBatch
+from sensor.sources.flowcsv import FlowCsvSource
+from sensor.sources.lines import head_of
+from sensor.sources.pcap import CaptureSource
+from sensor.sources.zeek import ConnLogSource
+
+Source: TypeAlias = CaptureSource | ConnLogSource | FlowCsvSource
+
+LEFT_OUT = ("Background", "Unknown")
+"""Details of rows that a labelled log calls neither benign nor attack."""
+KINDS = ("conn.log", "flow-csv", "captures")
+
+
+class DataSet(NamedTuple):
+    """The flows of one FILE, in the order in which they ended."""
+
+    path: str
+    kind: str
+    """One of KINDS."""
+    flows: NDArray[np.void]
+    """(N,) FLOW rows."""
+    labels: NDArray[np.str_]
+    """(N,) label of each row, "" for benign or without a label."""
+    unsure: NDArray[np.bool_]
+    """(N,) rows that the data set calls neither benign nor attack."""
+    damaged: int
+    """Places where the input could not be read."""
+
+    @property
+    def attack(self) -> NDArray[np.bool_]:
+        """(N,) rows with an attack's label."""
+        return np.asarray((self.labels != "") & ~self.unsure)
+
+    def benign(self) -> NDArray[np.void]:
+        """The flows to learn from: neither attacks nor unsure."""
+        return np.asarray(self.flows[(self.labels == "") & ~self.unsure])
+
+
+def kind_of(path: str) -> str:
+    """Which of KINDS a file is, or the first file of a folder that is one."""
+    if os.path.isdir(path):
+        inside = (str(found) for found in sorted(Path(path).rglob("*")) if found.is_file())
+        return next((kind for kind in map(kind_of, inside) if kind != "captures"), "captures")
+    head = head_of(Path(path)).lstrip()
+    if head[:1] in {b"#", b"{"}:
+        return "conn.log"
+    return "flow-csv" if b"," in head[:200] and head[:200].isascii() and b"\0" not in head[:200] else "captures"
+
+
+def read(path: str, tell: Callable[[float], None] | None = None) -> DataSet:
+    """Read one file or folder. Raises NotAConnLog, NotAFlowTable or NotACapture; `tell` hears the share read so far."""
+    kind = kind_of(path)
+    source: Source
+    if kind == "conn.log":
+        source = ConnLogSource([path])
+    elif kind == "flow-csv":
+        source = FlowCsvSource([path])
+    else:
+        source = CaptureSource([path])
+    pieces: list[NDArray[np.void]] = []
+    labels: list[str] = []
+    details: list[str] = []
+    for batch in _batches(source):
+        pieces.append(batch.flows.copy())
+        labels.extend(batch.labels or [""] * len(batch.flows))
+        details.extend(batch.details or [""] * len(batch.flows))
+        if tell is not None and source.bytes_total:
+            tell(source.bytes_done / source.bytes_total)
+    flows = np.concatenate(pieces) if pieces else np.empty(0, FLOW)
+    texts = np.array(labels, dtype=np.str_)
+    unsure = np.isin(np.array(details, dtype=np.str_), LEFT_OUT) | np.isin(texts, LEFT_OUT)
+    return DataSet(path, kind, flows, texts, unsure, len(source.damages))
+
+
+def _batches(source: Source) -> Iterator[FlowBatch]:
+    """Flows of any source, in the order in which they ended."""
+    if not isinstance(source, CaptureSource):
+        yield from source
+        return
+    decoder, table = Decoder(), FlowTable()
+    for block in source:
+        yield FlowBatch(table.feed(decoder.decode(block)))
+    yield FlowBatch(table.drain())
+
+
+def fingerprint(path: str) -> tuple[str, str]:
+    """Name and SHA-256 of a file for the manifest; of a folder, the SHA-256 of its files' names and hashes, sorted."""
+    root = Path(path)
+    if not root.is_dir():
+        return root.name, _digest(root)
+    listing = hashlib.sha256()
+    for found in sorted(found for found in root.rglob("*") if found.is_file()):
+        listing.update(f"{_digest(found)}  {found.relative_to(root)}\n".encode())
+    return root.resolve().name, listing.hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -1,0 +1,310 @@
+"""`netseq-train words`: benign logs or captures in, a model out.
+
+Reads conn.logs, captures and CICFlowMeter's CSVs into flows, keeps the benign ones, learns the vocabulary, and hands
+arrays of words to `models.assemble`. Each FILE or folder named is a data set of its own: its conversations are not mixed
+with another's, and the last part of its flows is held back. Heavy imports wait until the arguments are known to be good.
+Exit status: 0 done, 1 part of the input was damaged (the model is written), 2 misuse or nothing to train on, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from sensor import __version__
+
+if TYPE_CHECKING:  # what these import is slow, and is not needed to tell of a mistake
+    from models.assemble import Begin, Rows
+    from models.checkpoint import Bundle, Manifest
+    from models.train import Epoch
+    from sensor.commands.datasets import DataSet
+    from sensor.words import Vocabulary
+
+DONE, DAMAGED, MISUSE, INTERRUPTED = 0, 1, 2, 130
+
+DEFAULT_MODEL = Path(__file__).parents[2] / "models" / "weights" / "default"
+"""The model that comes along."""
+CONVERSATIONS = 1 << 18
+"""Host pairs that a data set is read with; beyond that the pairs silent the longest start anew, as in a sensor."""
+
+EPILOG = """\
+Examples:
+  netseq-train words monday/ tuesday/ --output office        folders of conn.log files or captures, two data sets
+  netseq-train words conn.log --from DEFAULT --output office further training of the model that comes along
+  netseq-train words conn.log --attacks labelled/ --output office
+                                                              fit the verdict's weights on labelled attacks
+Rows that a log labels as attacks are never trained on. The last 20 % of each data set are held back to validate and
+calibrate (--validation). A model is a folder; give it to netseq-replay with --model.
+
+Exit status: 0 done; 1 part of the input was damaged (the rest was trained on); 2 misuse, or nothing to train on.
+"""
+
+
+class Misuse(Exception):  # noqa: N818  # not an error of the program: what was asked for cannot be done
+    """The command cannot begin; `str(error)` is the one line for the user."""
+
+
+class Plan(NamedTuple):
+    """What will be trained."""
+
+    vocabulary: Vocabulary
+    manifest: Manifest
+    begin: Begin | None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    arguments = parser().parse_args(argv)
+    try:
+        check(arguments)
+        return train(arguments, shlex.join(["netseq-train", *(sys.argv[1:] if argv is None else argv)]))
+    except Misuse as error:
+        return fail(str(error), MISUSE)
+    except KeyboardInterrupt:
+        return fail("interrupted: no model was written", INTERRUPTED)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    build = argparse.ArgumentParser(prog="netseq-train", description="Train the models of netseq.", allow_abbrev=False)
+    build.add_argument("--version", action="version", version=f"netseq {__version__}")
+    kinds = build.add_subparsers(dest="kind", required=True, metavar="KIND")
+    words = kinds.add_parser(
+        "words",
+        help="the word LSTM with its frequencies, verdict and calibration",
+        description="Train a model that knows the language of benign traffic, from conn.logs, captures or flow CSVs.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    words.add_argument(
+        "files", nargs="+", metavar="FILE", help="benign traffic: conn.log, capture, CICFlowMeter CSV, or a folder"
+    )
+    words.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder to write the model into")
+    words.add_argument("--name", help="name of the model in alerts (default: the last part of DIR)")
+    words.add_argument("--quiet", action="store_true", help="no progress and no summary")
+    _add_what(words.add_argument_group("what is learned"))
+    _add_how(words.add_argument_group("how it is trained"))
+    return build
+
+
+def _add_what(what: argparse._ArgumentGroup) -> None:
+    """Options that say what a word is and what is learned of it."""
+    what.add_argument("--parts", metavar="A,B", help="parts of a word (default: all; see docs/words.md)")
+    what.add_argument(
+        "--alphabet", choices=("parts", "protobytes", "ports"), default="parts", help="parts, or the paper's one-part words"
+    )
+    what.add_argument(
+        "--from", dest="begin", metavar="DIR", help='train this model further ("DEFAULT": the one that comes along)'
+    )
+    what.add_argument("--attacks", nargs="+", default=[], metavar="FILE", help="labelled conn.logs to fit the verdict on")
+    what.add_argument("--licence", default="", help="licence of the data, for the manifest")
+
+
+def _add_how(how: argparse._ArgumentGroup) -> None:
+    """Options of the training itself."""
+    how.add_argument("--seed", type=int, default=1, help="same data, same seed, same model (default: 1)")
+    how.add_argument("--epochs", type=_positive, default=30, help="at most so many passes (default: 30)")
+    how.add_argument("--units", type=_positive, default=128, help="size of the LSTM's state (default: 128)")
+    how.add_argument("--min-count", type=_positive, default=5, help="flows a service needs to get a value (default: 5)")
+    how.add_argument("--rate", type=float, default=3e-3, help="learning rate at the start (default: 0.003)")
+    how.add_argument("--validation", type=float, default=0.2, metavar="SHARE", help="last share held back (default: 0.2)")
+    how.add_argument("--threads", type=_positive, default=0, help="threads of torch (default: torch's own choice)")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 on")
+    return number
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Refuse what cannot work before anything slow begins. Raises Misuse."""
+    if not 0 < arguments.validation < 1:
+        raise Misuse(f"--validation {arguments.validation:g}: give a share above 0 and below 1")
+    if arguments.begin and (arguments.parts or arguments.alphabet != "parts"):
+        raise Misuse("--from trains a model with the parts it has: leave --parts and --alphabet out")
+    for path in [*arguments.files, *arguments.attacks]:
+        if not os.access(path, os.R_OK):
+            raise Misuse(f"{path}: {'permission denied' if os.path.exists(path) else 'no such file or folder'}")
+
+
+def fail(line: str, status: int) -> int:
+    """Tell of what ended the command, as one line on standard error."""
+    print(f"netseq-train: {line}", file=sys.stderr)
+    return status
+
+
+def train(arguments: argparse.Namespace, command: str) -> int:
+    """Read, learn, train, write; the exit status. Raises Misuse with the line of whatever was refused."""
+    import torch  # noqa: PLC0415  # slow to import: only once the arguments are known to be good
+
+    from models.checkpoint import ModelDoesNotFit, save  # noqa: PLC0415
+    from sensor.kernels import prepare_cache  # noqa: PLC0415
+    from sensor.sources.faults import NotACapture  # noqa: PLC0415
+    from sensor.sources.flowcsv import NotAFlowTable  # noqa: PLC0415
+    from sensor.sources.zeek import NotAConnLog  # noqa: PLC0415
+    from sensor.vocabulary import VocabularyDoesNotFit  # noqa: PLC0415
+
+    prepare_cache()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    try:
+        with Progress(shown=not arguments.quiet and sys.stderr.isatty()) as progress:
+            data = [progress.read(path) for path in arguments.files]
+            bundle = learn(arguments, command, data, progress)
+        manifest = save(arguments.output, bundle)
+    except (NotACapture, NotAConnLog, NotAFlowTable, ModelDoesNotFit, VocabularyDoesNotFit, ValueError, OSError) as error:
+        raise Misuse(str(error)) from error
+    if not arguments.quiet:
+        print(summary(arguments, manifest, bundle, data))
+    damaged = [one for one in data if one.damaged]
+    for one in damaged:
+        fail(f"{one.path}: parts of it could not be read; the rest was trained on", DAMAGED)
+    return DAMAGED if damaged else DONE
+
+
+def learn(arguments: argparse.Namespace, command: str, data: Sequence[DataSet], progress: Progress) -> Bundle:
+    """From data sets to a model that is trained, weighed and calibrated."""
+    from models.assemble import assemble  # noqa: PLC0415
+    from models.train import Settings  # noqa: PLC0415
+
+    plan = lay_out(arguments, command, data)
+    training = [rows_of(one, plan.vocabulary, benign_only=True) for one in data]
+    attacks = [rows_of(progress.read(path), plan.vocabulary, benign_only=False) for path in arguments.attacks]
+    if attacks and not any(rows.attack.any() for rows in attacks):
+        raise Misuse(f"{', '.join(arguments.attacks)}: no row has an attack's label, and --attacks wants some")
+    return assemble(
+        [rows for rows in training if len(rows.words)],
+        [rows for rows in attacks if rows.attack.any()],
+        plan.manifest,
+        Settings(seed=arguments.seed, epochs=arguments.epochs, rate=arguments.rate),
+        validation=arguments.validation,
+        begin=plan.begin,
+        progress=progress.epoch,
+    )
+
+
+def lay_out(arguments: argparse.Namespace, command: str, data: Sequence[DataSet]) -> Plan:
+    """Learn or grow the vocabulary, and say in a manifest what will be trained. Raises Misuse when there is nothing."""
+    from models.assemble import Begin  # noqa: PLC0415
+    from models.checkpoint import load  # noqa: PLC0415
+    from sensor.words import Vocabulary  # noqa: PLC0415
+
+    flows = [one.benign() for one in data]
+    if not any(len(benign) for benign in flows):
+        raise Misuse(f"{', '.join(arguments.files)}: no benign flows in there to learn from")
+    learned = [benign[: len(benign) - int(len(benign) * arguments.validation)] for benign in flows]
+    if not arguments.begin:
+        vocabulary = Vocabulary.learn(
+            learned, alphabet=arguments.alphabet, parts=parts_of(arguments), min_count=arguments.min_count
+        )
+        return Plan(vocabulary, describe(arguments, command, data, vocabulary, None), None)
+    before = load(DEFAULT_MODEL if arguments.begin == "DEFAULT" else arguments.begin)
+    vocabulary, stood = Vocabulary.from_json(before.manifest.vocabulary).grown(learned, min_count=arguments.min_count)
+    return Plan(vocabulary, describe(arguments, command, data, vocabulary, before.manifest), Begin(before, stood))
+
+
+def parts_of(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """The parts asked for, in the order that words have: the service first. Unknown ones are the vocabulary's to refuse."""
+    from sensor.words import PARTS  # noqa: PLC0415
+
+    if not arguments.parts:
+        return PARTS
+    asked = [part.strip() for part in arguments.parts.split(",")]
+    return tuple(sorted(asked, key=lambda part: PARTS.index(part) if part in PARTS else len(PARTS)))
+
+
+def describe(
+    arguments: argparse.Namespace, command: str, data: Sequence[DataSet], vocabulary: Vocabulary, before: Manifest | None
+) -> Manifest:
+    """All that is known of a model before it is trained."""
+    import math  # noqa: PLC0415
+
+    from models.checkpoint import Manifest, Source  # noqa: PLC0415
+    from models.words import Shape  # noqa: PLC0415
+    from sensor.commands.datasets import fingerprint  # noqa: PLC0415
+
+    return Manifest(
+        name=arguments.name or arguments.output.resolve().name,
+        version=__version__,
+        parts=vocabulary.parts,
+        sizes=vocabulary.sizes(),
+        units=before.units if before else arguments.units,
+        head=before.head if before else Shape.head,
+        vocabulary=vocabulary.to_json(),
+        spread=tuple(round(math.log(members), 6) for members in vocabulary.members(vocabulary.parts[0])),
+        source_kind="+".join(sorted({one.kind for one in data})),
+        data=tuple(
+            Source(name=name, sha256=digest, rows=len(one.benign()), licence=arguments.licence)
+            for one in data
+            for name, digest in [fingerprint(one.path)]
+        ),
+        trained_from=f"{before.name} {before.version}" if before else "",
+        seed=arguments.seed,
+        command=command,
+    )
+
+
+def rows_of(data: DataSet, vocabulary: Vocabulary, *, benign_only: bool) -> Rows:
+    """A data set's flows as the rows that `models` reads."""
+    from models.assemble import Rows  # noqa: PLC0415
+    from sensor.conversations import Conversations  # noqa: PLC0415
+
+    flows = data.benign() if benign_only else data.flows
+    turns = Conversations(conversations=CONVERSATIONS).turn(flows)
+    attack = data.attack & False if benign_only else data.attack
+    return Rows(vocabulary.words(flows, turns), turns.slots, turns.restart, turns.hour, attack[: len(flows)])
+
+
+class Progress:
+    """A progress bar on standard error while files are read and epochs pass; silent where `shown` is False."""
+
+    def __init__(self, *, shown: bool) -> None:
+        from rich.console import Console  # noqa: PLC0415
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+        from rich.progress import Progress as Bars  # noqa: PLC0415
+
+        told = TextColumn("{task.description}")
+        self._bars = Bars(
+            told, BarColumn(), TimeRemainingColumn(), console=Console(stderr=True), disable=not shown, transient=True
+        )
+        self._task = self._bars.add_task("", total=1.0)
+
+    def __enter__(self) -> Progress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def read(self, path: str) -> DataSet:
+        """Read one data set under the bar."""
+        from sensor.commands.datasets import read  # noqa: PLC0415
+
+        self._bars.update(self._task, description=f"reading {path}", completed=0.0, total=1.0)
+        return read(path, lambda share: self._bars.update(self._task, completed=share))
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Show how far training is and how well the held-back words are predicted."""
+        told = f"training: {epoch.validation_nats:.3f} nats a word{' (best)' if epoch.best else ''}"
+        self._bars.update(self._task, description=told, completed=epoch.number, total=epoch.of)
+
+
+def summary(arguments: argparse.Namespace, manifest: Manifest, bundle: Bundle, data: Sequence[DataSet]) -> str:
+    """What was made, in a few lines."""
+    left_out = sum(len(one.flows) - len(one.benign()) for one in data)
+    lines = [
+        f"model        {manifest.name} {manifest.version} in {arguments.output}",
+        f"trained on   {sum(source.rows for source in manifest.data):,} flows ({left_out:,} labelled ones left out)",
+        f"words        {', '.join(f'{part} {size}' for part, size in zip(manifest.parts, manifest.sizes, strict=True))}",
+        f"held back    {manifest.validation_nats:.3f} nats a word",
+        f"calibrated   on {bundle.calibration.n:,} conversation-hours, {bundle.calibration.per_day:,.0f} a day",
+    ]
+    return "\n".join(lines)
