@@ -1,0 +1,253 @@
+"""`netseq-replay`: captures or Zeek's conn.log in, alerts with their reasons out.
+
+This file puts arguments, files, a clock and a terminal round the engine, and nothing else: what an alert is, is decided
+below. Heavy imports (torch, numba) wait until the arguments are known to be good, so that `--help` and a mistake answer
+at once. Exit status: 0 done, 1 the input was damaged or the output could not be written, 2 misuse (arguments, settings,
+model, a file that is no capture), 130 interrupted, 141 the reader of the output went away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from sensor import __version__, config
+from sensor.commands.train import DEFAULT_MODEL
+
+if TYPE_CHECKING:  # what these import is slow, and is not needed to tell of a mistake
+    from sensor.commands.outlets import Outlet
+    from sensor.engine import Engine
+    from sensor.schema import Alert
+    from sensor.sources.pcap import CaptureSource
+    from sensor.sources.zeek import ConnLogSource
+
+    Source: TypeAlias = CaptureSource | ConnLogSource
+
+DONE, DAMAGED, MISUSE, INTERRUPTED, READER_GONE = 0, 1, 2, 130, 141
+"""Exit statuses; the last two are what a shell reports for SIGINT and SIGPIPE."""
+
+COMPILING_S = 60
+"""Seconds that the first compilation takes on one core of a common machine, for the announcement."""
+
+DRAW_EVERY_S = 0.1
+"""Seconds between two drawings of the progress bar: faster is not seen."""
+
+EPILOG = """\
+Examples:
+  netseq-replay office.pcap                    alerts as a table, with a summary
+  netseq-replay monday.pcapng.gz tuesday/      several files and folders, merged in time order
+  tcpdump -w - | netseq-replay -               standard input
+  netseq-replay conn.log                       Zeek's conn.log (TSV or JSON) in place of packets
+  netseq-replay --json office.pcap | jq .msg   one JSON object a line
+  netseq-replay --output found --notice *.pcap found/alerts.jsonl and found/notice.log
+  netseq-replay --set detect.budget_per_day=2 office.pcap
+  netseq-replay --show-config > sensor.toml    every setting with its meaning
+
+Exit status: 0 done; 1 the input was damaged (what could be read was replayed) or the output could not be written;
+2 misuse: arguments, settings, model, or a file that is no capture.
+"""
+
+
+class Misuse(Exception):  # noqa: N818  # not an error of the program: what was asked for cannot be done
+    """The command cannot begin; `str(error)` is the one line for the user."""
+
+
+class Report(NamedTuple):
+    """What a run came to."""
+
+    counters: dict[str, int]
+    seconds: float
+    interrupted: bool
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    arguments = parser().parse_args(argv)
+    try:
+        changes = list(arguments.set) + ([f"model.path={arguments.model}"] if arguments.model else [])
+        settings = config.load(arguments.config, changes)
+        if arguments.show_config:
+            sys.stdout.write(config.to_toml(settings))
+            return DONE
+        check(arguments)
+    except (config.ConfigError, Misuse) as error:
+        return fail(str(error), MISUSE)
+    return replay(arguments, settings)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    build = argparse.ArgumentParser(
+        prog="netseq-replay",
+        description="Replay captures or Zeek's conn.log through the sensor, and show what it alerts on and why.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    build.add_argument("files", nargs="*", metavar="FILE", help='capture, folder of captures, conn.log, or "-"')
+    out = build.add_argument_group("what comes out")
+    out.add_argument("--output", metavar="DIR", type=Path, help="write DIR/alerts.jsonl, replacing one from before")
+    out.add_argument("--notice", action="store_true", help="write Zeek's notice.log: into DIR, or to standard output")
+    out.add_argument("--json", action="store_true", help="write alerts to standard output, one JSON object a line")
+    out.add_argument("--quiet", action="store_true", help="no progress and no summary; warnings and errors are still told")
+    how = build.add_argument_group("how it decides")
+    how.add_argument(
+        "--model", metavar="DIR", help="folder of a model made by netseq-train (default: the one that comes along)"
+    )
+    how.add_argument("--config", metavar="FILE", help="settings, as --show-config prints them")
+    how.add_argument(
+        "--set", metavar="SECTION.KEY=VALUE", action="append", default=[], help="change one setting; may be repeated"
+    )
+    how.add_argument("--show-config", action="store_true", help="print the settings in force, each with its meaning, and end")
+    build.add_argument("--version", action="version", version=f"netseq {__version__}")
+    return build
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Refuse what cannot work before anything slow begins. Raises Misuse."""
+    if not arguments.files:
+        raise Misuse("no FILE given: name a capture, a folder of captures, a conn.log, or - for standard input")
+    if arguments.json and arguments.notice and not arguments.output:
+        raise Misuse("--json and --notice would both write to standard output: add --output DIR")
+    for path in arguments.files:
+        if path != "-" and not os.access(path, os.R_OK):
+            raise Misuse(f"{path}: {'permission denied' if os.path.exists(path) else 'no such file or folder'}")
+
+
+def fail(line: str, status: int) -> int:
+    """Tell of what ended the command, as one line on standard error."""
+    print(f"netseq-replay: {line}", file=sys.stderr)
+    return status
+
+
+def replay(arguments: argparse.Namespace, settings: config.Settings) -> int:
+    """Replay the files into every outlet, and sum up."""
+    from models.checkpoint import ModelDoesNotFit  # noqa: PLC0415  # these are slow to import
+    from sensor.commands.outlets import open_outlets  # noqa: PLC0415
+    from sensor.sinks.lines import SinkFailed  # noqa: PLC0415
+    from sensor.sources.pcap import NotACapture  # noqa: PLC0415
+    from sensor.sources.zeek import NotAConnLog  # noqa: PLC0415
+    from sensor.vocabulary import VocabularyDoesNotFit  # noqa: PLC0415
+
+    try:
+        source = open_source(arguments.files, settings)
+        engine = open_engine(settings, quiet=arguments.quiet)
+        with contextlib.ExitStack() as stack:
+            outlets = open_outlets(arguments, settings, stack)
+            report = run(source, engine, outlets, quiet=arguments.quiet)
+            for outlet in outlets:
+                outlet.close()
+            return tell(arguments, source, report, outlets)
+    except (Misuse, NotACapture, NotAConnLog, ModelDoesNotFit, VocabularyDoesNotFit) as error:
+        return fail(str(error), MISUSE)
+    except SinkFailed as error:
+        if isinstance(error.__cause__, BrokenPipeError):
+            return READER_GONE
+        return fail(str(error), DAMAGED)
+
+
+def run(source: Source, engine: Engine, outlets: Sequence[Outlet], *, quiet: bool) -> Report:
+    """Feed the engine everything that the source has. An interrupt ends the input early; what was read is still scored."""
+    from sensor.commands import terminal  # noqa: PLC0415
+    from sensor.schema import FrameBlock  # noqa: PLC0415
+
+    begun = drawn = time.monotonic()
+    interrupted = False
+    with terminal.Bar(shown=not quiet) as bar:
+        try:
+            for batch in source:
+                alerts = engine.feed(batch) if isinstance(batch, FrameBlock) else engine.feed_flows(batch)
+                hand_out(alerts, outlets)
+                now = time.monotonic()
+                if now - drawn >= DRAW_EVERY_S:
+                    drawn = now
+                    bar.update(source.bytes_done, source.bytes_total, engine.counters())
+        except KeyboardInterrupt:
+            interrupted = True
+        hand_out(engine.drain(), outlets)
+    return Report(engine.counters() | losses_of(source), time.monotonic() - begun, interrupted)
+
+
+def hand_out(alerts: Sequence[Alert], outlets: Sequence[Outlet]) -> None:
+    """Write alerts everywhere."""
+    if alerts:
+        for outlet in outlets:
+            outlet.write(alerts)
+
+
+def losses_of(source: Source) -> dict[str, int]:
+    """Give what the source itself could not read, by the names of `metrics`."""
+    counters = {"files_skipped": len(source.skipped_files)}
+    blocks: dict[str, int] = getattr(source, "skipped_blocks", {})
+    rows: dict[str, int] = getattr(source, "damage_counts", {})
+    counters |= {f"blocks_skipped.{kind}": number for kind, number in blocks.items()}
+    return counters | {f"rows_skipped.{kind}": number for kind, number in rows.items()}
+
+
+def open_source(paths: Sequence[str], settings: config.Settings) -> Source:
+    """Open captures, or logs when the files are logs. Raises NotACapture, NotAConnLog or Misuse."""
+    from sensor.sources.pcap import CaptureSource  # noqa: PLC0415
+    from sensor.sources.zeek import ConnLogSource  # noqa: PLC0415
+
+    logs = [path for path in paths if holds_logs(path)]
+    if not logs:
+        return CaptureSource(paths, block_frames=settings.source.block_frames)
+    if len(logs) < len(paths):
+        other = next(path for path in paths if path not in logs)
+        raise Misuse(f"{logs[0]} is a conn.log and {other} is not: replay them one after the other")
+    return ConnLogSource(logs)
+
+
+def holds_logs(path: str) -> bool:
+    """Tell whether a file is a conn.log, or a folder has one under its usual name: a folder of captures may have JSON in it."""
+    from sensor.commands.datasets import kind_of  # noqa: PLC0415
+
+    if os.path.isdir(path):
+        return any(holds_logs(str(inside)) for inside in sorted(Path(path).rglob("conn*.log*")) if inside.is_file())
+    return os.path.isfile(path) and kind_of(path) == "conn.log"
+
+
+def open_engine(settings: config.Settings, *, quiet: bool) -> Engine:
+    """Load the model and lay out the engine. Raises ModelDoesNotFit, VocabularyDoesNotFit or Misuse."""
+    from sensor.kernels import prepare_cache  # noqa: PLC0415
+
+    if not (quiet or any(prepare_cache().rglob("*.nbi"))):
+        print(f"compiling kernels, once, about {COMPILING_S} s", file=sys.stderr)
+    import torch  # noqa: PLC0415
+
+    from models.checkpoint import load  # noqa: PLC0415
+    from sensor.engine import Engine  # noqa: PLC0415
+
+    name = settings.model.device
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise Misuse(f"model.device is {name}, but torch finds no CUDA device here: set it to auto or cpu")
+    return Engine(settings, load(settings.model.path or DEFAULT_MODEL), device=None if name == "auto" else torch.device(name))
+
+
+def tell(arguments: argparse.Namespace, source: Source, report: Report, outlets: Sequence[Outlet]) -> int:
+    """Warn of damage, sum up, and choose the exit status."""
+    from sensor.commands import terminal  # noqa: PLC0415
+    from sensor.commands.outlets import speaks_to_people, standard_output  # noqa: PLC0415
+    from sensor.sinks.lines import Lines  # noqa: PLC0415
+
+    log = terminal.logger()
+    for damage in source.damages:
+        log.warning("damaged input", **{name: terminal.printable(str(value)) for name, value in damage._asdict().items()})
+    if report.interrupted:
+        log.warning("interrupted: the rest of the input was not read")
+    if not arguments.quiet:
+        written = [f"written       {outlet.file}" for outlet in outlets if outlet.file]
+        text = terminal.summary(report.counters, written, report.seconds)
+        if speaks_to_people(arguments):
+            Lines(standard_output(), "standard output").write(text.encode())
+        else:
+            sys.stderr.write(text)
+    if report.interrupted:
+        return INTERRUPTED
+    return DAMAGED if source.damages else DONE

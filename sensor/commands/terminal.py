@@ -1,0 +1,175 @@
+"""What a person at a terminal sees: the progress bar, the table of alerts, the closing summary, and warnings.
+
+Progress and warnings go to standard error, so that standard output carries alerts and nothing else when it is a pipe or a
+file. Text that came from the network or from a log (a uid, a path) is made printable first: an escape sequence in it
+would be the terminal's to obey.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+import structlog
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from sensor import metrics
+from sensor.schema import Alert, Reason
+
+COLOURS = {"critical": "bold red", "high": "red", "medium": "yellow", "low": "cyan"}
+
+TABLE_ROWS = 200
+"""Alerts in the table: more are not read at a terminal, and the table must be held until it is drawn."""
+
+
+def logger() -> structlog.typing.FilteringBoundLogger:
+    """Build the logger of a command: warnings as `key=value` lines on standard error."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+    return log
+
+
+def printable(text: str) -> str:
+    """Show control characters as escapes, so that a terminal prints them and does not obey them."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def stamp(ts_us: int) -> str:
+    """Write packet time as UTC to the second; a time that no calendar has is written as seconds since 1970."""
+    try:
+        return f"{datetime.datetime.fromtimestamp(ts_us // 1_000_000, datetime.UTC):%Y-%m-%d %H:%M:%S}"
+    except (ValueError, OverflowError, OSError):
+        return f"{ts_us / 1e6:.0f} s"
+
+
+def end_point(address: str, port: int) -> str:
+    """Write one end of a flow; an IPv6 address gets brackets (RFC 5952, 6)."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def plain(alert: Alert) -> str:
+    """Write an alert as one line, for a pipe."""
+    ends = f"{end_point(alert.src, alert.src_port)} -> {end_point(alert.dest, alert.dest_port)}/{alert.transport}"
+    return printable(f"{stamp(alert.ts_us)} {alert.severity:<8} {ends} {alert.msg}") + "\n"
+
+
+class AlertTable:
+    """Keeps the first alerts and draws them as a table on standard output when it is closed."""
+
+    def __init__(self) -> None:
+        self._kept: list[Alert] = []
+        self._left_out = 0
+
+    def write(self, alerts: Iterable[Alert]) -> None:
+        """Take alerts in the order in which they were raised."""
+        for alert in alerts:
+            if len(self._kept) < TABLE_ROWS:
+                self._kept.append(alert)
+            else:
+                self._left_out += 1
+
+    def close(self) -> None:
+        """Draw the table; no alert, no table."""
+        if self._kept:
+            Console().print(table(self._kept, self._left_out))
+
+
+def table(alerts: Sequence[Alert], left_out: int) -> Table:
+    """Draw the alerts, each with its reasons below what happened."""
+    caption = f"{left_out:,} more alerts are not shown: --output DIR writes all" if left_out else None
+    drawn = Table(caption=caption, caption_justify="left", pad_edge=False, box=None, padding=(0, 2, 1, 0))
+    drawn.add_column("time (UTC)", no_wrap=True)
+    drawn.add_column("severity", no_wrap=True)
+    drawn.add_column("alert", overflow="fold", ratio=1)
+    for alert in alerts:
+        severity = Text(alert.severity, style=COLOURS.get(alert.severity, ""))
+        text = Text(printable(alert.msg))
+        for reason in alert.reasons:
+            text.append(f"\n  {printable(told(reason))}", style="dim")
+        drawn.add_row(stamp(alert.ts_us), severity, text)
+    return drawn
+
+
+def told(reason: Reason) -> str:
+    """Write a reason as one line: what was seen, how likely it was held, and what was expected."""
+    seen = f"{reason.part}: {reason.seen} ({reason.seen_probability:.2%}, {reason.nats:.1f} nats)"
+    return f"{seen}, expected {reason.expected} ({reason.expected_probability:.0%})"
+
+
+def summary(counters: Mapping[str, int], notes: Iterable[str], seconds: float) -> str:
+    """Tell what was read, found and lost; losses that are zero are left out.
+
+    `notes` are further lines, such as the files that were written. `seconds` is the time that replaying took.
+    """
+    packets = counters.get("packets_read", 0)
+    rate = f", {packets / seconds:,.0f} a second" if packets and seconds > 0 else ""
+    rows = [
+        ("packets", packets, f"in {seconds:.1f} s{rate}"),
+        ("flows", metrics.total(counters, "flows_ended"), ""),
+        ("conversations", counters.get("conversations_started", 0), ""),
+        ("alerts", counters.get("alerts_raised", 0), standing_for(counters)),
+    ]
+    lines = [f"{name:<14}{value:>14,}  {note}".rstrip() for name, value, note in rows]
+    lost = [f"{value:>28,}  {_loss(counter, label)}" for counter, label, value in metrics.losses(counters)]
+    if lost:
+        lines += ["not looked at, or forgotten", *lost]
+    return "\n".join([*lines, *notes]) + "\n"
+
+
+def standing_for(counters: Mapping[str, int]) -> str:
+    """Tell how many flows the alerts stand for, when they stand for more than one each."""
+    suppressed = counters.get("alerts_suppressed", 0)
+    return f"standing for {suppressed + counters.get('alerts_raised', 0):,} flows" if suppressed else ""
+
+
+def _loss(counter: metrics.Counter, label: str) -> str:
+    return printable(f"{counter.meaning}: {label}" if label else counter.meaning)
+
+
+class Rate(ProgressColumn):
+    """Packets so far and a second."""
+
+    def render(self, task: Task) -> Text:
+        """Draw the column."""
+        packets = task.fields["packets"]
+        rate = packets / task.elapsed if task.elapsed else 0.0
+        return Text(f"{packets:,} packets, {rate:,.0f} a second")
+
+
+class Bar:
+    """The progress bar: bytes of the input for the share and the time left, packets for the rate."""
+
+    def __init__(self, *, shown: bool) -> None:
+        """Draw on standard error where it is a terminal and `shown` asks for it; else nothing at all."""
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), Rate(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal))
+        self._task = self._progress.add_task("replaying", total=None, packets=0)
+
+    def update(self, done: int, total: int | None, counters: Mapping[str, int]) -> None:
+        """Show how far the input is read: `done` of `total` bytes, None when nobody knows how many there are."""
+        alerts, packets = counters.get("alerts_raised", 0), counters.get("packets_read", 0)
+        named = f"replaying, {alerts:,} alert{'s' * (alerts != 1)}" if alerts else "replaying"
+        self._progress.update(self._task, completed=done, total=total, packets=packets, description=named)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
