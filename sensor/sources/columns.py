@@ -105,9 +105,9 @@ class Columns:
         return np.asarray(np.rint(np.where(good, seconds, 0.0) * 1e6), dtype=np.int64)
 
     def addresses(self, name: str, book: AddressBook) -> NDArray[np.uint64]:
-        """(rows, 2) halves of addresses."""
+        """(rows, 2) halves of addresses. No cell may be absent."""
         cells = self.cells[name]
-        packed = b"".join([book[cell] if isinstance(cell, bytes | str) else _NO_ADDRESS for cell in cells])
+        packed = b"".join([book[cell] for cell in cells])
         halves = np.frombuffer(packed, ">u8").astype(np.uint64).reshape(-1, 2)
         self.refuse((halves == np.uint64(0xFFFF_FFFF_FFFF_FFFF)).all(axis=1), name, "not an address")
         return halves

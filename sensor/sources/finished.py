@@ -46,10 +46,10 @@ CONN = np.dtype(
 _SAME = ("src_hi", "src_lo", "dst_hi", "dst_lo", "first_us", "last_us", "src_port", "dst_port")
 _SAME_SMALL = ("protocol", "icmp_type", "icmp_code", "conn_state")
 
-BENIGN = frozenset(
-    {"", "-", "(empty)", "none", "benign", "normal", "background", "unknown", "needmanuallabel", "no label", "cic"}
-)
-"""Spellings of "no attack" in labelled data sets, in lower case ("CIC", "NeedManualLabel": the flow tools' defaults)."""
+BENIGN = ("", "benign", "normal", "-", "(empty)", "none")
+UNSURE = ("background", "unknown", "needmanuallabel", "no label", "cic")
+"""Spellings of labels that name no attack, in lower case. The second kind does not call the row benign either: traffic that
+nobody judged, and the defaults of flow tools ("CIC", "NeedManualLabel")."""
 
 
 class Finished(NamedTuple):
@@ -69,12 +69,13 @@ class Labels:
         self._places: dict[tuple[str, str], int] = {}
 
     def place(self, text: str, detail: str) -> int:
-        """Number of a label as its data set spells it. A benign one that was not called benign keeps its name as its detail."""
+        """Number of a label as its data set spells it. A row that nobody judged keeps the reason as its detail."""
         text, detail = text.strip(), detail.strip()
         if detail in ("-", "(empty)"):
             detail = ""
-        if text.lower() in BENIGN:
-            detail = detail or ("" if text.lower() == "benign" else text)
+        if text.lower() in UNSURE:
+            detail = detail or text
+        if text.lower() in (*BENIGN, *UNSURE):
             text = ""
         place = self._places.setdefault((text, detail), len(self.known))
         if place == len(self.known):

@@ -20,7 +20,7 @@ from sensor.schema import FlowBatch
 from sensor.sources.cicflowmeter import DAY_US, FLAGS, SEEN, SHUFFLED, find_afternoons, join_tails, states, turn_answers
 from sensor.sources.columns import AddressBook, Columns
 from sensor.sources.finished import CONN, Finished, Labels, batches, in_order, merged
-from sensor.sources.lines import Damages, LineDamage, LineFile, Paths, files_of, head_of, total_bytes
+from sensor.sources.lines import Damages, LineDamage, LineFile, Paths, head_of, list_files, total_bytes
 
 ALIASES = {
     "src": ("srcip", "sourceip"),
@@ -70,21 +70,11 @@ class FlowCsvSource:
         self._damages = Damages()
         self._labels = Labels()
         self._addresses = AddressBook()
-        self.skipped_files: list[tuple[str, str]] = []
         self.flows = 0
         self.joined = 0
         """Rows that were the tail of another."""
-        begun: list[tuple[float, Path]] = []
-        for path, named in files_of(paths):
-            try:
-                begun.append((_first_begin(path), path))
-            except NotAFlowTable as refused:
-                if named:
-                    raise
-                self.skipped_files.append((str(path), str(refused)))
-        if not begun:
-            raise NotAFlowTable(f"{', '.join(map(str, paths))}: no CICFlowMeter CSV in here")
-        self.files = [path for _, path in sorted(begun)]
+        self.files, self.skipped_files = list_files(paths, _first_begin, NotAFlowTable, "CICFlowMeter table")
+        """What is read, in this order; and what in the folders is not, with the reason."""
         self.bytes_total = total_bytes(self.files)
         self.bytes_done = 0
 

@@ -1,18 +1,20 @@
 """Text files of flow records: which files, in which compression, and what could not be read of them.
 
 conn.log and CICFlowMeter's CSVs share this: files and folders in, blocks of whole lines out, with the number of their first
-line, so that a damaged line can be named. gzip and (where zstandard is installed) zstd are recognised by their first bytes,
-not by the file's name. A broken compressed file gives all that lies before the break.
+line, so that a damaged line can be named. gzip and zstd are unpacked on the way (see `unpack`); a broken packed file gives
+all that lies before the break.
 """
 
 from __future__ import annotations
 
 import os
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
+
+from sensor.sources.faults import Broken
+from sensor.sources.unpack import Origin, unpacked
 
 READ_BYTES = 1 << 20
 """Read at a time: large enough that a block's columns are worth converting at once, small enough to stay in cache."""
@@ -45,24 +47,54 @@ class Damages:
             self.first.append(LineDamage(path, line, reason))
 
 
-def files_of(paths: Paths) -> list[tuple[Path, bool]]:
-    """Every file named by `paths`, and whether it was named itself; folders are walked, in the order of their files' names."""
-    found: list[tuple[Path, bool]] = []
+def list_files(
+    paths: Paths, begins: Callable[[Path], float], refusal: type[Exception], what: str
+) -> tuple[list[Path], list[tuple[str, str]]]:
+    """The files to read, in the order that `begins` gives them, and those put aside with the reason.
+
+    `begins` looks into a file and raises `refusal` for one of another kind. Folders are walked; what was found there and
+    cannot be used is put aside, a named file is refused. So is a choice of files with nothing to read in it.
+    """
+    kept: list[tuple[float, Path]] = []
+    aside: list[tuple[str, str]] = []
+    seen: dict[tuple[int, int], Path] = {}
+    for path, named in _files_of(paths):
+        try:
+            about = path.stat()
+            first = seen.setdefault((about.st_dev, about.st_ino), path)
+            if first is not path:
+                aside.append((str(path), f"the same file as {first}"))
+                continue
+            if not path.is_file():
+                raise refusal(f"{path} cannot be read: no regular file")
+            kept.append((begins(path), path))
+        except (refusal, OSError, Broken) as error:
+            reason = str(error) if isinstance(error, refusal) else f"{path} cannot be read: {_said(error)}"
+            if named:
+                raise refusal(reason) from None
+            aside.append((str(path), reason))
+    if not kept:
+        raise refusal(f"{', '.join(map(str, paths)) or 'no file was named'}: no {what} in here")
+    return [path for _, path in sorted(kept)], aside
+
+
+def _said(error: Exception) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+
+
+def _files_of(paths: Paths) -> Iterator[tuple[Path, bool]]:
+    """Every file, and whether it was named itself."""
     for path in map(Path, paths):
         if path.is_dir():
-            found += [(inside, False) for inside in sorted(path.rglob("*")) if inside.is_file()]
+            yield from ((inside, False) for inside in sorted(path.rglob("*")) if not inside.is_dir())
         else:
-            found.append((path, True))
-    return found
+            yield path, True
 
 
 def head_of(path: Path) -> bytes:
-    """The first block of a file, decompressed: enough to tell what it is. Broken compression gives what there is."""
-    with path.open("rb") as raw:
-        try:
-            return next(_plain(raw), b"")
-        except (zlib.error, EOFError):
-            return b""
+    """The first piece of a file, unpacked: enough to tell what it is. Raises OSError and Broken."""
+    with path.open("rb", buffering=0) as raw:
+        return next(_pieces(Origin(raw)), b"").replace(b"\r\n", b"\n")
 
 
 class LineFile:
@@ -76,15 +108,16 @@ class LineFile:
     def blocks(self) -> Iterator[tuple[int, bytes]]:
         """(number of the first line, bytes of whole lines); the last line may lack its end. CRLF is read as LF."""
         line, rest = 1, b""
-        with self.path.open("rb") as raw:
-            pieces = _plain(raw)
+        with self.path.open("rb", buffering=0) as raw:
+            origin = Origin(raw)
+            pieces = _pieces(origin)
             while True:
                 try:
                     piece = next(pieces, None)
-                except (zlib.error, EOFError) as broken:
-                    self._damages.add("compression", str(self.path), line, f"the compressed data is broken: {broken}")
+                except Broken as broken:
+                    self._damages.add("compression", str(self.path), line, str(broken))
                     piece = None
-                self.bytes_read = raw.tell()
+                self.bytes_read = origin.taken_bytes
                 if piece is None:
                     break
                 whole, end, rest = (rest + piece).rpartition(b"\n")
@@ -95,59 +128,22 @@ class LineFile:
             yield line, rest.removesuffix(b"\r")
 
 
-def _plain(raw: IO[bytes]) -> Iterator[bytes]:
-    """Decompressed pieces of a file. Raises zlib.error or EOFError after the last good piece when the data is broken."""
-    magic = raw.read(4)
-    raw.seek(0)
-    if magic[:2] == b"\x1f\x8b":
-        yield from _gunzip(raw)
-    elif magic == b"\x28\xb5\x2f\xfd":
-        yield from _unzstd(raw)
-    else:
-        while piece := raw.read(READ_BYTES):
-            yield piece
-
-
-def _gunzip(raw: IO[bytes]) -> Iterator[bytes]:
-    """zlib itself and not the gzip module: that one throws away what it had decompressed when the end is missing."""
-    member = zlib.decompressobj(wbits=31)
-    gathered: list[bytes] = []
-    size = 0
-    while compressed := raw.read(READ_BYTES // 16):
-        while compressed:
-            if member.eof:
-                member = zlib.decompressobj(wbits=31)
-            try:
-                piece = member.decompress(compressed)
-            except zlib.error:
-                yield b"".join(gathered)
-                raise
-            gathered.append(piece)
-            size += len(piece)
-            compressed = member.unused_data
-        if size >= READ_BYTES:
-            yield b"".join(gathered)
-            gathered, size = [], 0
-    yield b"".join(gathered)
-    if not member.eof:
-        raise EOFError("the file ends before its last block does")
-
-
-def _unzstd(raw: IO[bytes]) -> Iterator[bytes]:
-    """zstd needs a package that is not always there; its absence is told like any other reason not to read a file."""
-    try:
-        import zstandard  # noqa: PLC0415  # optional, and only for files that need it
-    except ImportError:
-        raise EOFError("zstd compression needs the package zstandard: pip install zstandard") from None
-    with zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True, closefd=False) as plain:
-        while True:
-            try:
-                piece = plain.read(READ_BYTES)
-            except zstandard.ZstdError as broken:
-                raise EOFError(str(broken)) from None
-            if not piece:
-                return
-            yield piece
+def _pieces(origin: Origin) -> Iterator[bytes]:
+    """Unpacked pieces of a file, each full but the last. Raises Broken after the last good one where the data break."""
+    inflow, _ = unpacked(origin)
+    piece = bytearray(READ_BYTES)
+    size = READ_BYTES
+    while size == READ_BYTES:
+        size = 0
+        try:
+            while size < READ_BYTES and (got := inflow.readinto(memoryview(piece)[size:])):
+                size += got
+        except Broken:
+            if size:
+                yield bytes(piece[:size])
+            raise
+        if size:
+            yield bytes(piece[:size])
 
 
 def total_bytes(files: Iterable[Path]) -> int:

@@ -6,7 +6,7 @@ be read is counted with its reason and the rest of the file is read on; a file t
 or, met in a folder, put aside in `skipped_files`.
 
 Three things that Zeek leaves open are decided here. A missing payload count (Zeek writes none for a lone packet) is taken
-from the IP bytes for UDP and ICMP, whose headers have one size, and is 0 for TCP: what the packets would have given. An
+from the IP bytes where headers have one size, and is 0 for TCP: what the packets would have given. An
 ICMP "port" is the type, and the other one the code only if the type has no counterpart (Zeek writes the type of the answer
 there). A JSON timestamp without a fraction is milliseconds, as LogAscii::json_timestamps=TS_MILLIS writes them.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from sensor.schema import CONN_STATES, ICMP, ICMPV6, SCTP, TCP, UDP, V4_MAPPED, FlowBatch
 from sensor.sources.columns import AddressBook, Columns
 from sensor.sources.finished import CONN, Finished, Labels, batches, in_order, merged
-from sensor.sources.lines import Damages, LineDamage, LineFile, Paths, files_of, head_of, total_bytes
+from sensor.sources.lines import Damages, LineDamage, LineFile, Paths, head_of, list_files, total_bytes
 from sensor.sources.zeek_text import Header, read_json, read_tsv, text_of
 
 TIME_LIMIT_S = 9e9
@@ -33,6 +34,8 @@ HEAD_LINES = 200
 NO_PROTOCOL = 255
 """Protocol number of "unknown_transport" in logs without ip_proto (older than Zeek 7.1); IANA keeps it unassigned."""
 _PROTOCOLS = {"tcp": TCP, "udp": UDP, "icmp": ICMP, "icmp6": ICMPV6, "sctp": SCTP}
+_HEADER_BYTES = {UDP: 8, ICMP: 8, ICMPV6: 8, SCTP: 12}
+"""Transport headers of one size; of any other protocol but TCP all bytes after the IP header count, as for packets."""
 _COUNTERPARTS = {
     ICMP: (0, 8, 9, 10, 13, 14, 15, 16, 17, 18),
     ICMPV6: (128, 129, 130, 131, 133, 134, 135, 136, 139, 140, 144, 145),
@@ -69,23 +72,10 @@ class ConnLogSource:
         self._damages = Damages()
         self._labels = Labels()
         self._addresses = AddressBook()
-        self.skipped_files: list[tuple[str, str]] = []
-        """Files in folders that are no conn.log, with the reason."""
         self.connections = 0
         """Connections read so far."""
-        first_ends: list[tuple[float, str]] = []
-        for path, named in files_of(paths):
-            try:
-                first_ends.append((self._first_end(path), str(path)))
-            except NotAConnLog as refused:
-                if named:
-                    raise
-                self.skipped_files.append((str(path), str(refused)))
-        if not first_ends:
-            raise NotAConnLog(
-                f"{', '.join(map(str, paths))}: no conn.log in here; give Zeek's conn.log files or a folder of them"
-            )
-        self.files = [Path(path) for _, path in sorted(first_ends)]
+        self.files, self.skipped_files = list_files(paths, self._first_end, NotAConnLog, "conn.log")
+        """What is read, in this order; and what in the folders is not, with the reason."""
         self.bytes_total = total_bytes(self.files)
         self.bytes_done = 0
 
@@ -128,9 +118,8 @@ class ConnLogSource:
             raise NotAConnLog(f"{path} is no conn.log: it begins with neither Zeek's header (#separator) nor JSON")
         if head[:1] == b"#":
             header = Header()
-            for line in head.split(b"\n"):
-                if line[:1] == b"#":
-                    header.take(line)
+            for line in takewhile(lambda line: line[:1] == b"#", head.split(b"\n")):
+                header.take(line)
             if refusal := header.refusal():
                 raise NotAConnLog(f"{path} is no conn.log: {refusal}")
         damages = Damages()
@@ -147,7 +136,9 @@ class ConnLogSource:
         conns = np.zeros(columns.rows, CONN)
         conns["src_hi"], conns["src_lo"] = columns.addresses("id.orig_h", self._addresses).T
         conns["dst_hi"], conns["dst_lo"] = columns.addresses("id.resp_h", self._addresses).T
-        conns["first_us"] = columns.microseconds("ts", _epoch_s, default=float("nan"), limit_s=TIME_LIMIT_S)
+        conns["first_us"] = columns.microseconds(
+            "ts", _epoch_s if columns.missing is None else float, default=float("nan"), limit_s=TIME_LIMIT_S
+        )
         lasting_us = columns.microseconds("duration", float, default=0.0, limit_s=TIME_LIMIT_S)
         conns["last_us"] = conns["first_us"] + np.maximum(lasting_us, 0)
         conns["conn_state"] = columns.codes("conn_state", _STATE_CODES, CONN_STATES.index("OTH"))
@@ -195,22 +186,23 @@ def _fill_protocol(columns: Columns, conns: NDArray[np.void]) -> None:
 
 
 def _fill_counts(columns: Columns, conns: NDArray[np.void]) -> None:
-    """Packets and bytes each way; payload that Zeek left out is taken from the IP bytes where headers have one size."""
-    plain = np.isin(conns["protocol"], (UDP, ICMP, ICMPV6))
+    """Packets and bytes each way; payload that Zeek left out is taken from the IP bytes, except for TCP."""
     ipv6 = (conns["src_hi"] != 0) | (conns["src_lo"] >> np.uint64(32) != V4_MAPPED >> 32)
-    header_bytes = np.where(ipv6, 48, 28)
+    protocol = conns["protocol"]
+    transport_bytes = np.select([protocol == number for number in _HEADER_BYTES], list(_HEADER_BYTES.values()), 0)
+    header_bytes = np.where(ipv6, 40, 20) + transport_bytes
     for name, side in (("orig", "sent"), ("resp", "received")):
         packets = columns.integers(f"{name}_pkts", default=0, low=0)
         ip_bytes = columns.integers(f"{name}_ip_bytes", default=0, low=0)
         payload = columns.integers(f"{name}_bytes", default=-1, low=0)
-        derived = np.where(plain, np.maximum(ip_bytes - header_bytes * packets, 0), 0)
+        derived = np.where(protocol == TCP, 0, np.maximum(ip_bytes - header_bytes * packets, 0))
         conns[f"{side}_packets"] = packets
         conns[f"{side}_ip_bytes"] = ip_bytes
         conns[f"{side}_bytes"] = np.where(payload >= 0, payload, derived)
 
 
-def _epoch_s(cell: bytes | str | float) -> float:
-    """Seconds since the epoch from a TSV cell or any of JSON's three forms."""
+def _epoch_s(cell: str | float) -> float:
+    """Seconds since the epoch from any of JSON's three forms."""
     if isinstance(cell, str):
         return datetime.fromisoformat(cell if cell[-1:] in "Zz" or "+" in cell else cell + "Z").timestamp()
     if isinstance(cell, int):

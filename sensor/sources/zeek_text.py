@@ -104,21 +104,22 @@ def _run(header: Header, lines: Sequence[bytes], first: int, path: str, damages:
     """Split lines that share a header; lines of another width are damage, empty ones are nothing."""
     refusal = header.refusal()
     width = len(header.fields)
-    rows: list[list[bytes]] = []
-    numbers: list[int] = []
-    for number, line in enumerate(lines, first):
-        if not line:
-            continue
-        row = line.split(header.separator)
-        if header.inner > 1:
-            row[-1:] = row[-1].split(maxsplit=header.inner - 1)
-        if refusal:
-            damages.add("header", path, number, f"not a connection: {refusal}")
-        elif len(row) != width:
-            damages.add("columns", path, number, f"{len(row)} columns where the header names {width}")
-        else:
-            rows.append(row)
-            numbers.append(number)
+    rows = [line.split(header.separator) for line in lines]
+    if header.inner > 1:
+        rows = [[*row[:-1], *row[-1].split(maxsplit=header.inner - 1)] for row in rows]
+    numbers = list(range(first, first + len(rows)))
+    if refusal or any(len(row) != width for row in rows):
+        good: list[int] = []
+        for place, row in enumerate(rows):
+            if not lines[place]:
+                continue
+            if refusal:
+                damages.add("header", path, numbers[place], f"not a connection: {refusal}")
+            elif len(row) != width:
+                damages.add("columns", path, numbers[place], f"{len(row)} columns where the header names {width}")
+            else:
+                good.append(place)
+        rows, numbers = [rows[place] for place in good], [numbers[place] for place in good]
     if rows:
         used = [place for place, name in enumerate(header.fields) if name in USED]
         cells = dict(
