@@ -259,7 +259,7 @@ class Detector:
         words: NDArray[np.int16],
         turns: Turns,
         scored: Scored,
-        uids: Sequence[str] | None = None,
+        uids: Sequence[str | None] | None = None,
     ) -> list[Alert]:
         """Decide over a batch of (B,) FLOW rows with their (B, P) words, turns and scores; give its alerts in row order.
 
@@ -290,7 +290,7 @@ class Detector:
         return [self._alert(told, flows[told["row"]], words[told["row"]], scored, uids) for told in raised[:found]]
 
     def _alert(
-        self, told: np.void, flow: np.void, word: NDArray[np.int16], scored: Scored, uids: Sequence[str] | None
+        self, told: np.void, flow: np.void, word: NDArray[np.int16], scored: Scored, uids: Sequence[str | None] | None
     ) -> Alert:
         """Build the alert that row `told["row"]` of the batch raises."""
         row = int(told["row"])

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensor import flow_kernel as kernel
+from sensor.flow_index import LINE_BYTES
 from sensor.schema import ENDS, FLOW
 
 SEGMENTS = 1 << 22  # remembered TCP segments (16 MiB): sixteen for each flow of the default table
@@ -21,9 +22,9 @@ STEP_BACK_S = 60.0  # disorder inside a capture is milliseconds; a clock that is
 
 
 def _aligned_rows(n: int) -> NDArray[np.void]:
-    """(n,) FLOW rows of zeros that begin at a cache line, which halves the lines that a packet touches."""
-    memory = np.zeros(n * FLOW.itemsize + kernel.LINE_BYTES, np.uint8)
-    skip = -memory.ctypes.data % kernel.LINE_BYTES
+    """(n,) FLOW rows of zeros that begin at a cache line."""
+    memory = np.zeros(n * FLOW.itemsize + int(LINE_BYTES), np.uint8)
+    skip = -memory.ctypes.data % int(LINE_BYTES)
     return memory[skip : skip + n * FLOW.itemsize].view(FLOW)
 
 
@@ -56,7 +57,7 @@ class FlowTable:
         state[kernel.CLOCK_US] = np.iinfo(np.int64).min // 2
         self._table = kernel.Table(
             rows=_aligned_rows(flows),
-            index=np.full(places, -1, np.int64),
+            places=np.full(places, -1, np.int64),
             before=before,
             after=before.copy(),
             free=np.arange(flows - 1, -1, -1, dtype=np.int32),

@@ -1,11 +1,12 @@
 """How netseq compiles its kernels: one decorator with one set of options, one cache folder that knows its version, `prefetch`.
 
-A cached kernel does not notice that a kernel it calls was edited in another file, so the folder carries netseq's version
-and kernels that call one another share a file. Every file with compiled loops imports `njit` from here.
+A cached kernel does not notice that a kernel it calls was edited in another file, so the folder's name carries netseq's
+version and a digest of the sources beside this one. Every file with compiled loops imports `njit` from here.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,12 @@ def part(function: Callable[P, R]) -> Callable[P, R]:
     return cast(Callable[P, R], compiled(function))
 
 
+def _digest() -> str:
+    """Eight characters that change when any module of this package does."""
+    sources = sorted(Path(__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:8]
+
+
 def prepare_cache() -> Path:
     """Point numba at this version's cache folder, unless NUMBA_CACHE_DIR names one. Called before the first kernel is compiled.
 
@@ -55,7 +62,7 @@ def prepare_cache() -> Path:
     if chosen:
         return Path(chosen)
     root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    folder = Path(root) / "netseq" / f"kernels-{__version__}"
+    folder = Path(root) / "netseq" / f"kernels-{__version__}-{_digest()}"
     os.environ["NUMBA_CACHE_DIR"] = str(folder)
     numba.core.config.reload_config()  # type: ignore[no-untyped-call]  # numba ships no types for it
     return folder
@@ -83,6 +90,6 @@ def _prefetch(typing_context, array, index, offset):  # type: ignore[no-untyped-
 if TYPE_CHECKING or numba.config.DISABLE_JIT:
 
     def prefetch(array: NDArray[np.generic], index: np.int64, offset: np.int64) -> None:
-        """Ask for the cache line of byte `offset` of item `index` early: a look-up far from the last one waits for memory else."""
+        """Ask early for the cache line of byte `offset` of item `index`, so that touching it later does not wait."""
 else:
     prefetch = intrinsic(_prefetch)

@@ -36,6 +36,7 @@ COUNTERS = (
     Counter("flows_ended", "flows", "flows that ended", label="end"),
     Counter("flows_live", "flows", "flows alive now", gauge=True),
     Counter("flows_evicted", "flows", "flows ended early because the table was full", loss=True),
+    Counter("clock_steps_back", "steps", "times that the packets' clock was set back by more than a minute", loss=True),
     Counter("conversations_started", "conversations", "conversations that began, or began anew after a silence"),
     Counter("conversations_live", "conversations", "conversations remembered now", gauge=True),
     Counter("conversations_evicted", "conversations", "conversations forgotten because the table was full", loss=True),

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from sensor.kernels import prepare_cache
+
+prepare_cache()  # before any test imports a kernel
+
 DATA = Path(__file__).parent / "data"
 
 
