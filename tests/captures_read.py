@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from capture_writer import Frame
@@ -44,7 +45,7 @@ def through_pipe(raw: bytes, block_frames: int = 4096) -> tuple[list[Frame], Cap
     reading, writing = os.pipe()
 
     def feed() -> None:
-        with os.fdopen(writing, "wb", buffering=0) as pipe:
+        with suppress(BrokenPipeError), os.fdopen(writing, "wb", buffering=0) as pipe:  # a reader stops at a break
             for begin in range(0, len(raw), 7):  # odd pieces, so that every header is cut somewhere
                 pipe.write(raw[begin : begin + 7])
 
