@@ -85,6 +85,12 @@ def test_rates_leave_start_up_out_and_ratios_are_taken_within_a_turn(monkeypatch
     assert set(usages) == {NETSEQ.name, C_LOOP.name}
 
 
+def test_start_up_that_cost_more_than_the_capture_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "once", lambda tool, path: usage(2.0 if path == Path("few") else 1.0))
+    with pytest.raises(CommandError, match=r"libpcap loop took 2\.00 s to start and 1\.00 s in all"):
+        comparison.compare(Input("title", Path("many"), 1000), Path("few"), [C_LOOP], 1)
+
+
 def test_a_promise_is_kept_by_the_median_and_a_missing_peer_is_no_verdict() -> None:
     tools = (
         Tool(NETSEQ.name, "1", rate=Spread(4.6e6, 4.4e6, 5e6)),
