@@ -18,8 +18,6 @@ from sensor.kernels import prepare_cache
 BATCHES = (1_000, 2_000, 4_000)
 LEAST_S = 1.0
 """Every batch size is repeated for at least this long."""
-EXPLAIN_P = 1e-4
-"""Of benign conversation-hours: about what the default alert budget lets through."""
 
 
 def ended_flows(path: str) -> NDArray[np.void]:
@@ -36,35 +34,39 @@ def ended_flows(path: str) -> NDArray[np.void]:
 
 
 def measured(path: str) -> dict[int, float]:
-    """Score the words of `path` batch by batch, after one batch that is not timed."""
-    import torch  # noqa: PLC0415  # slow to import: after a mistake in the arguments would have shown
+    """Score the words of `path` batch by batch, for each batch size with an empty table and after one untimed batch."""
+    import torch  # noqa: PLC0415  # slow to import
 
-    from models.checkpoint import load  # noqa: PLC0415
     from models.resident import Scorer  # noqa: PLC0415
-    from sensor.config import Settings  # noqa: PLC0415
+    from sensor import config  # noqa: PLC0415
+    from sensor.commands import replay  # noqa: PLC0415
     from sensor.conversations import Conversations  # noqa: PLC0415
-    from sensor.words import Vocabulary  # noqa: PLC0415
 
     torch.set_num_threads(1)
-    cpu = torch.device("cpu")
-    conversations = Settings().conversations.table
-    bundle = load(Settings().model.path)
-    vocabulary = Vocabulary.from_json(bundle.manifest.vocabulary)
-    flows = ended_flows(path)
-    rates = {}
+    settings = config.load(None, ["model.device=cpu"])
+    engine, flows, rates = replay.open_engine(settings), ended_flows(path), {}
+    if len(flows) < 2 * max(BATCHES):
+        raise ValueError(f"{path} has {len(flows)} flows: too few for batches of {max(BATCHES)}")
     for batch in BATCHES:
-        scorer, table = Scorer(bundle, conversations=conversations, device=cpu), Conversations(conversations=conversations)
-        begun_s, spent_s, scored = time.perf_counter(), 0.0, 0
-        while time.perf_counter() - begun_s < LEAST_S:
+        table = Conversations(conversations=settings.conversations.table)
+        scorer = Scorer(
+            engine.scorer.bundle,
+            conversations=settings.conversations.table,
+            device=torch.device("cpu"),
+            rounds=settings.model.rounds,
+        )
+        spent_s, scored = -1.0, 0
+        while spent_s < LEAST_S:
             for first in range(0, len(flows) - batch + 1, batch):
-                some = flows[first : first + batch]
-                turns = table.turn(some)
-                words = vocabulary.words(some, turns)
-                before_s = time.thread_time()
-                scorer.score(words, turns.slots, turns.restart, turns.hour, explain_p=EXPLAIN_P)
-                if first:
-                    spent_s += time.thread_time() - before_s
-                    scored += batch
+                turns = table.turn(flows[first : first + batch])
+                words = engine.vocabulary.words(flows[first : first + batch], turns)
+                begun_s = time.thread_time()
+                scorer.score(words, turns.slots, turns.restart, turns.hour, explain_p=engine.detector.ceiling)
+                if spent_s < 0:
+                    spent_s = 0.0
+                    continue
+                spent_s += time.thread_time() - begun_s
+                scored += batch
         rates[batch] = scored / spent_s
     return rates
 
