@@ -7,7 +7,6 @@ and times (the MachineLearningCVE form of CICIDS2017) is refused with one line.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -161,9 +160,9 @@ def _first_begin(path: Path) -> float:
     """When the first readable row of a flow table began, to put files in order; NotAFlowTable for other files."""
     head = head_of(path)
     place = _header(path, head)["timestamp"]
-    for row in csv.reader(head.decode("utf-8", "backslashreplace").split("\n")[1:]):
+    for line in head.decode("utf-8", "backslashreplace").split("\n")[1:]:
         try:
-            return _clock_s(row[place])
+            return _clock_s(line.split(",")[place])
         except (ValueError, IndexError):
             continue
     return float("inf")
@@ -175,8 +174,9 @@ def _tables(lines: LineFile, header: dict[str, int], damages: Damages) -> Iterat
     used = {name: place for name, place in header.items() if name and name != "label"}
     for first, block in lines.blocks():
         rows, numbers = [], []
-        for number, row in enumerate(csv.reader(block.decode("utf-8", "backslashreplace").split("\n")), first):
-            if number == 1 or not row:
+        for number, line in enumerate(block.decode("utf-8", "backslashreplace").split("\n"), first):
+            row = line.split(",")  # the tool never quotes, and a stray quote must not swallow the lines after it
+            if number == 1 or not line:
                 continue
             if len(row) not in (width, width + 1):
                 damages.add("columns", str(lines.path), number, f"{len(row)} columns where the header names {width}")
