@@ -30,6 +30,7 @@ Seconds = Annotated[float, Meta(gt=0, le=30 * 86_400)]
 Quiet = Annotated[float, Meta(ge=0, le=30 * 86_400)]
 Slots = Annotated[int, Meta(ge=64, le=1 << 26)]
 Rows = Annotated[int, Meta(ge=1, le=1 << 20)]
+Probability = Annotated[float, Meta(gt=0, le=1)]
 Budget = Annotated[float, Meta(gt=0, le=1e6)]
 Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
@@ -88,6 +89,7 @@ class Detect(Section, frozen=True):
     """When a verdict becomes an alert."""
 
     budget_per_day: Annotated[Budget, "false alarms a day that are accepted, at the rate of conversations seen"] = 20.0
+    max_p: Annotated[Probability, "p-value above which nothing alerts, however large the budget"] = 0.002
     quiet_s: Annotated[Quiet, "seconds of packet time in which a conversation alerts once and counts the rest"] = 3600.0
 
 

@@ -86,6 +86,7 @@ class Engine:
             capacity=conversations.table,
             expected_conversation_hours_per_day=prior,
             budget_per_day=detect.budget_per_day,
+            max_p=detect.max_p,
             quiet_s=detect.quiet_s,
         )
         self._gathering = Gathering(settings.model.batch_flows)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # what these import is slow, and is not needed to tell of a m
 DONE, DAMAGED, MISUSE, INTERRUPTED, READER_GONE = 0, 1, 2, 130, 141
 """Exit statuses; the last two are what a shell reports for SIGINT and SIGPIPE."""
 
-COMPILING_S = 60
+COMPILING_S = 30
 """Seconds that the first compilation takes on one core of a common machine, for the announcement."""
 
 DRAW_EVERY_S = 0.1
@@ -63,7 +63,9 @@ class Report(NamedTuple):
 
     counters: dict[str, int]
     seconds: float
-    interrupted: bool
+    interrupted: bool = False
+    cold: bool = False
+    """The kernels were compiled on the way."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -128,7 +130,10 @@ def fail(line: str, status: int) -> int:
 
 def replay(arguments: argparse.Namespace, settings: config.Settings) -> int:
     """Replay the files into every outlet, and sum up."""
-    from models.checkpoint import ModelDoesNotFit  # noqa: PLC0415  # these are slow to import
+    from sensor.kernels import prepare_cache  # noqa: PLC0415  # slow to import, as all that follows
+
+    cold = not any(prepare_cache().rglob("*.nbi"))  # before anything below imports a kernel
+    from models.checkpoint import ModelDoesNotFit  # noqa: PLC0415
     from sensor.commands.outlets import open_outlets  # noqa: PLC0415
     from sensor.sinks.lines import SinkFailed  # noqa: PLC0415
     from sensor.sources.pcap import NotACapture  # noqa: PLC0415
@@ -137,10 +142,12 @@ def replay(arguments: argparse.Namespace, settings: config.Settings) -> int:
 
     try:
         source = open_source(arguments.files, settings)
-        engine = open_engine(settings, quiet=arguments.quiet)
+        engine = open_engine(settings)
+        if cold and not arguments.quiet:
+            print(f"compiling kernels, once, about {COMPILING_S} s", file=sys.stderr)
         with contextlib.ExitStack() as stack:
             outlets = open_outlets(arguments, settings, stack)
-            report = run(source, engine, outlets, quiet=arguments.quiet)
+            report = run(source, engine, outlets, quiet=arguments.quiet)._replace(cold=cold)
             for outlet in outlets:
                 outlet.close()
             return tell(arguments, source, report, outlets)
@@ -213,12 +220,8 @@ def holds_logs(path: str) -> bool:
     return os.path.isfile(path) and kind_of(path) == "conn.log"
 
 
-def open_engine(settings: config.Settings, *, quiet: bool) -> Engine:
+def open_engine(settings: config.Settings) -> Engine:
     """Load the model and lay out the engine. Raises ModelDoesNotFit, VocabularyDoesNotFit or Misuse."""
-    from sensor.kernels import prepare_cache  # noqa: PLC0415
-
-    if not (quiet or any(prepare_cache().rglob("*.nbi"))):
-        print(f"compiling kernels, once, about {COMPILING_S} s", file=sys.stderr)
     import torch  # noqa: PLC0415
 
     from models.checkpoint import load  # noqa: PLC0415
@@ -227,7 +230,8 @@ def open_engine(settings: config.Settings, *, quiet: bool) -> Engine:
     name = settings.model.device
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise Misuse(f"model.device is {name}, but torch finds no CUDA device here: set it to auto or cpu")
-    return Engine(settings, load(settings.model.path or DEFAULT_MODEL), device=None if name == "auto" else torch.device(name))
+    bundle = load(settings.model.path or DEFAULT_MODEL)
+    return Engine(settings, bundle, device=None if name == "auto" else torch.device(name))
 
 
 def tell(arguments: argparse.Namespace, source: Source, report: Report, outlets: Sequence[Outlet]) -> int:
@@ -243,7 +247,7 @@ def tell(arguments: argparse.Namespace, source: Source, report: Report, outlets:
         log.warning("interrupted: the rest of the input was not read")
     if not arguments.quiet:
         written = [f"written       {outlet.file}" for outlet in outlets if outlet.file]
-        text = terminal.summary(report.counters, written, report.seconds)
+        text = terminal.summary(report.counters, written, report.seconds, rated=not report.cold)
         if speaks_to_people(arguments):
             Lines(standard_output(), "standard output").write(text.encode())
         else:
@@ -251,3 +255,7 @@ def tell(arguments: argparse.Namespace, source: Source, report: Report, outlets:
     if report.interrupted:
         return INTERRUPTED
     return DAMAGED if source.damages else DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -111,13 +111,14 @@ def told(reason: Reason) -> str:
     return f"{seen}, expected {reason.expected} ({reason.expected_probability:.0%})"
 
 
-def summary(counters: Mapping[str, int], notes: Iterable[str], seconds: float) -> str:
+def summary(counters: Mapping[str, int], notes: Iterable[str], seconds: float, *, rated: bool = True) -> str:
     """Tell what was read, found and lost; losses that are zero are left out.
 
-    `notes` are further lines, such as the files that were written. `seconds` is the time that replaying took.
+    `notes` are further lines, such as the files that were written. `seconds` is the time that replaying took;
+    not `rated` leaves the packets a second out, because most of that time went into compiling.
     """
     packets = counters.get("packets_read", 0)
-    rate = f", {packets / seconds:,.0f} a second" if packets and seconds > 0 else ""
+    rate = f", {packets / seconds:,.0f} a second" if rated and packets and seconds > 0 else ""
     rows = [
         ("packets", packets, f"in {seconds:.1f} s{rate}"),
         ("flows", metrics.total(counters, "flows_ended"), ""),
@@ -138,7 +139,7 @@ def standing_for(counters: Mapping[str, int]) -> str:
 
 
 def _loss(counter: metrics.Counter, label: str) -> str:
-    return printable(f"{counter.meaning}: {label}" if label else counter.meaning)
+    return printable(f"{counter.meaning}: {label.replace('_', ' ')}" if label else counter.meaning)
 
 
 class Rate(ProgressColumn):
