@@ -72,6 +72,8 @@ class FlowCsvSource:
         self.flows = 0
         self.joined = 0
         """Rows that were the tail of another."""
+        self.arp_rows = 0
+        """Rows left out because they are ARP, which the tool takes for IPv4."""
         self.files, self.skipped_files = list_files(paths, _first_begin, NotAFlowTable, "CICFlowMeter table")
         """What is read, in this order; and what in the folders is not, with the reason."""
         self.bytes_total = total_bytes(self.files)
@@ -122,7 +124,6 @@ class FlowCsvSource:
         conns["src_hi"], conns["src_lo"] = columns.addresses("src", self._addresses).T
         conns["dst_hi"], conns["dst_lo"] = columns.addresses("dst", self._addresses).T
         arp = np.isin(conns["src_lo"], ARP_HOSTS) & np.isin(conns["dst_lo"], ARP_HOSTS)
-        columns.refuse(arp, "src", "ARP, which the flow tool took for IPv4")
         conns["first_us"] = columns.microseconds("timestamp", _clock_s, default=float("nan"), limit_s=9e9)
         lasting_us = columns.integers("duration", default=0, low=-DAY_US, high=DAY_US, read=_whole)
         conns["last_us"] = conns["first_us"] + np.maximum(lasting_us, 0)
@@ -141,7 +142,9 @@ class FlowCsvSource:
         conns["label"] = [self._labels.place(text, "") for text in columns.cells.get("label", [""] * columns.rows)]
         if first_only:
             turn_answers(conns, seen)
-        keep = columns.good(self._damages, path, lines)
+        good = columns.good(self._damages, path, lines)
+        self.arp_rows += int((good & arp).sum())
+        keep = good & ~arp
         return conns[keep], seen[keep]
 
 
