@@ -21,7 +21,7 @@ import secrets
 import numpy as np
 from numpy.typing import NDArray
 
-from sensor.kernels import njit
+from sensor.kernels import loop, part
 from sensor.words import Turns
 
 __all__ = ["HOUR_US", "Conversations", "Turns"]  # Turns: what words read, made and handed on here
@@ -66,7 +66,7 @@ Pair = tuple[np.uint64, np.uint64, np.uint64, np.uint64]
 """Two addresses in halves, the lower one first."""
 
 
-@njit
+@part
 def _hash(seed: np.uint64, pair: Pair) -> np.uint64:
     """Mix two addresses with the table's seed (splitmix64's finaliser over each half)."""
     mixed = seed
@@ -78,7 +78,7 @@ def _hash(seed: np.uint64, pair: Pair) -> np.uint64:
     return mixed
 
 
-@njit
+@part
 def _unlink(rows: NDArray[np.void], counters: NDArray[np.int64], slot: int) -> None:
     """Take a row out of the list by use."""
     older = rows[slot]["older"]
@@ -93,7 +93,7 @@ def _unlink(rows: NDArray[np.void], counters: NDArray[np.int64], slot: int) -> N
         counters[NEWEST] = older
 
 
-@njit
+@part
 def _append(rows: NDArray[np.void], counters: NDArray[np.int64], slot: int) -> None:
     """Put a row at the newest end of the list by use."""
     newest = counters[NEWEST]
@@ -106,7 +106,7 @@ def _append(rows: NDArray[np.void], counters: NDArray[np.int64], slot: int) -> N
     counters[NEWEST] = slot
 
 
-@njit
+@part
 def _forget(rows: NDArray[np.void], index: NDArray[np.int32], slot: int) -> None:
     """Take a row out of the index; entries behind it move back over the hole, so that probing never meets a gap in its run."""
     mask = len(index) - 1
@@ -123,7 +123,7 @@ def _forget(rows: NDArray[np.void], index: NDArray[np.int32], slot: int) -> None
     index[hole] = -1
 
 
-@njit
+@part
 def _find(rows: NDArray[np.void], index: NDArray[np.int32], home: int, pair: Pair) -> int:
     """Bucket of the pair, or the empty bucket that ends its run."""
     mask = len(index) - 1
@@ -136,7 +136,7 @@ def _find(rows: NDArray[np.void], index: NDArray[np.int32], home: int, pair: Pai
     return probe
 
 
-@njit
+@part
 def _seat(rows: NDArray[np.void], index: NDArray[np.int32], counters: NDArray[np.int64], home: int, pair: Pair) -> int:
     """Slot for a pair that has none: an unused one, or that of the pair that was silent the longest."""
     if counters[LIVE] < len(rows):
@@ -159,7 +159,7 @@ def _seat(rows: NDArray[np.void], index: NDArray[np.int32], counters: NDArray[np
     return slot
 
 
-@njit
+@part
 def _take_turn(row: np.void, flow: np.void, turn: np.void, sender: int, fresh: bool) -> None:
     """Fill `turn` from the conversation's row and bring the row up to date. `sender`: 0 if the lower address began the flow."""
     hour = flow["last_us"] // HOUR_US
@@ -180,7 +180,7 @@ def _take_turn(row: np.void, flow: np.void, turn: np.void, sender: int, fresh: b
     turn["began_us"] = row["began_us"]
 
 
-@njit
+@loop
 def _walk(
     flows: NDArray[np.void],
     rows: NDArray[np.void],
