@@ -85,26 +85,26 @@ def fold_size(m: np.void, payload: np.int64, first: bool) -> None:
 
 
 @njit
-def add_bulk(side: np.void, other_last_us: np.int64, ts_us: np.int64, payload: np.int64) -> None:
+def add_bulk(side: np.void, own_last_us: np.int64, other_last_us: np.int64, ts_us: np.int64, payload: np.int64) -> None:
     """Advance the run of payload packets of one side: four or more without a second's gap or an answer are a bulk."""
     start_us = side["bulk_start_us"]
-    if start_us == 0 or other_last_us > start_us or ts_us - side["bulk_last_us"] > SUBFLOW_US:
+    if start_us == 0 or other_last_us > start_us or ts_us - own_last_us > SUBFLOW_US:
         side["bulk_start_us"] = ts_us
         side["bulk_run_packets"] = 1
         side["bulk_run_bytes"] = payload
-    else:
+        return
+    side["bulk_run_bytes"] += payload
+    if side["bulk_run_packets"] < BULK_PACKETS:
         side["bulk_run_packets"] += 1
-        side["bulk_run_bytes"] += payload
         if side["bulk_run_packets"] == BULK_PACKETS:
             side["bulk_count"] += 1
             side["bulk_packets"] += BULK_PACKETS
             side["bulk_bytes"] += side["bulk_run_bytes"]
             side["bulk_us"] += ts_us - start_us
-        elif side["bulk_run_packets"] > BULK_PACKETS:
-            side["bulk_packets"] += 1
-            side["bulk_bytes"] += payload
-            side["bulk_us"] += ts_us - side["bulk_last_us"]
-    side["bulk_last_us"] = ts_us
+    else:
+        side["bulk_packets"] += 1
+        side["bulk_bytes"] += payload
+        side["bulk_us"] += ts_us - own_last_us
 
 
 @njit
@@ -170,10 +170,7 @@ def add_segment(row: np.void, side: np.void, p: np.void, forward: bool) -> None:
 def add_packet(row: np.void, p: np.void, forward: bool) -> None:
     """Fold one packet into the flow's accumulators."""
     ts_us, payload = p["ts_us"], np.int64(p["payload_bytes"])
-    if forward:
-        side, other = row["fwd"], row["bwd"]
-    else:
-        side, other = row["bwd"], row["fwd"]
+    side = row["fwd"] if forward else row["bwd"]
     if p["protocol"] == TCP:
         add_segment(row, side, p, forward)
     first = side["packets"] == 0
@@ -191,7 +188,12 @@ def add_packet(row: np.void, p: np.void, forward: bool) -> None:
     fold_size(side["payload"], payload, first)
     if payload > 0:
         side["data_packets"] += 1
-        add_bulk(side, other["bulk_last_us"], ts_us, payload)
+        if forward:
+            add_bulk(side, row["fwd_bulk_last_us"], row["bwd_bulk_last_us"], ts_us, payload)
+            row["fwd_bulk_last_us"] = ts_us
+        else:
+            add_bulk(side, row["bwd_bulk_last_us"], row["fwd_bulk_last_us"], ts_us, payload)
+            row["bwd_bulk_last_us"] = ts_us
     row["last_us"] = ts_us
 
 
@@ -202,9 +204,8 @@ def add_gap(row: np.void, ts_us: np.int64) -> None:
     fold_gap(row["gap"], gap_us, row["fwd"]["packets"] + row["bwd"]["packets"] == 1)
     if gap_us > SUBFLOW_US:
         row["long_gaps"] += 1
-    if ts_us - row["active_end_us"] > ACTIVITY_US:
-        if row["active_end_us"] > row["active_start_us"]:
-            fold(row["active"], row["active_end_us"] - row["active_start_us"])
-        fold(row["idle"], ts_us - row["active_end_us"])
+    if gap_us > ACTIVITY_US:
+        if row["last_us"] > row["active_start_us"]:
+            fold(row["active"], row["last_us"] - row["active_start_us"])
+        fold(row["idle"], gap_us)
         row["active_start_us"] = ts_us
-    row["active_end_us"] = ts_us

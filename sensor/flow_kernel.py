@@ -157,7 +157,7 @@ def begin(t: Table, r: np.int64, p: np.void, segment: np.uint64, turned: bool) -
 @njit
 def start(row: np.void, p: np.void) -> None:
     """Set the clocks of a flow to its first packet."""
-    row["first_us"] = row["last_us"] = row["active_start_us"] = row["active_end_us"] = p["ts_us"]
+    row["first_us"] = row["last_us"] = row["active_start_us"] = p["ts_us"]
 
 
 @njit
@@ -185,6 +185,7 @@ def copy_counts(row: np.void, blank: np.void) -> None:
     row["idle"] = blank["idle"]
     row["fwd"] = blank["fwd"]
     row["bwd"] = blank["bwd"]
+    row["fwd_bulk_last_us"] = row["bwd_bulk_last_us"] = 0
 
 
 @njit

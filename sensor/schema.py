@@ -107,15 +107,13 @@ SIDE = np.dtype(
         ("smallest_header_bytes", "<u2"),
         ("first_window", "<u2"),  # of the side's first packet
         ("first_nonzero_window", "<u2"),
-        ("reserved", "<u2"),
-        ("bulk_start_us", "<i8"),  # state of the run of payload packets: see docs/statistics.md; a new cache line
-        ("bulk_last_us", "<i8"),
+        ("bulk_run_packets", "<u2"),  # packets of the run of payload packets, up to BULK_PACKETS + 1
+        ("bulk_start_us", "<i8"),  # the run of payload packets, and all runs so far; a new cache line
         ("bulk_run_bytes", "<i8"),
         ("bulk_bytes", "<i8"),
         ("bulk_us", "<i8"),
-        ("bulk_run_packets", "<u4"),
+        ("bulk_packets", "<u4"),
         ("bulk_count", "<u4"),
-        ("bulk_packets", "<i8"),
         ("fin", "<u4"),
         ("syn", "<u4"),
         ("rst", "<u4"),
@@ -124,7 +122,7 @@ SIDE = np.dtype(
         ("ece", "<u4"),
     ]
 )
-"""What one sender of a flow did. What every packet touches comes first, what few touch last: memory is what costs time."""
+"""What one sender of a flow did: three cache lines, the third for payload and rare flags. Memory is what takes time."""
 
 FLOW = np.dtype(
     [
@@ -149,18 +147,23 @@ FLOW = np.dtype(
         ("first_us", "<i8"),
         ("last_us", "<i8"),
         ("gap", GAPS),  # between consecutive packets, either side; a new cache line
-        ("active_start_us", "<i8"),
-        ("active_end_us", "<i8"),
-        ("connection_us", "<i8"),  # duration of the connection before this row, gaps included
+        ("active_start_us", "<i8"),  # start of the activity that last_us ends so far
+        ("fwd_bulk_last_us", "<i8"),  # latest payload packet of each side
+        ("bwd_bulk_last_us", "<i8"),
         ("connection", "<u4"),  # number of the connection; continuations keep it
         ("long_gaps", "<u4"),  # gaps over 1 s, for the subflow columns
-        ("fwd", SIDE),
-        ("bwd", SIDE),
-        ("active", MOMENTS),  # us; only a silence touches these
+        ("fwd", SIDE),  # a new cache line
+        ("bwd", SIDE),  # a new cache line
+        ("active", MOMENTS),  # us; two cache lines that only silence, cuts and the end touch
         ("idle", MOMENTS),  # us
+        ("connection_us", "<i8"),  # duration of the connection before this row, gaps included
+        ("spare", "<i8", (3,)),
     ]
 )
-"""One bidirectional flow with the accumulators of all its statistics, 656 bytes. From conn.log only some can be filled."""
+"""One bidirectional flow with the accumulators of all its statistics: 640 bytes, ten cache lines.
+
+From conn.log only some fields can be filled.
+"""
 
 CONN_STATES = (
     "S0", "S1", "SF", "REJ", "S2", "S3", "RSTO", "RSTR", "RSTOS0", "RSTRH", "SH", "SHR", "OTH",
