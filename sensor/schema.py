@@ -84,7 +84,7 @@ MOMENTS = np.dtype(
 """Integer samples folded exactly: count, extremes, sum and sum of squares. Mean and variance follow without rounding."""
 
 GAPS = np.dtype([("low", "<i8"), ("high", "<i8"), ("square_lo", "<u8"), ("square_hi", "<u8")])
-"""Times in us between consecutive packets, folded exactly. There is one gap fewer than packets, and they sum to last - first."""
+"""Times in us between consecutive packets, folded exactly: one fewer than packets, and they sum to last - first."""
 
 SIZES = np.dtype([("low", "<u4"), ("high", "<u4"), ("sum", "<i8"), ("square", "<u8")])
 """Payload bytes of packets, folded exactly: a packet has less than 2^18 of them, so 2^28 packets fit the sum of squares."""
