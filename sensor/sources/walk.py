@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sensor.kernels import njit
+from sensor.kernels import njit, prefetch
 
 FRAME_LIMIT = 262_144
 """Captured bytes of the longest frame: libpcap's MAXIMUM_SNAPLEN. A longer one is a broken length, as for tcpdump."""
@@ -45,6 +45,9 @@ INTERFACE_ROW = np.dtype(
     ]
 )
 """What a pcapng interface description says, ready for the kernel."""
+
+AHEAD_BYTES, LINE_BYTES = 4096, 64
+"""How far ahead a cache line is asked for: where the next header lies is not known before this one has come, so all are."""
 
 KINDS = 64  # different kinds of skipped blocks that are counted apart; a hostile file could have 2^32
 
@@ -131,7 +134,10 @@ def walk_pcap(data: NDArray[np.uint8], at: int, end: int, layout: PcapLayout, fr
         row["source"] = layout.source
         row["reserved"] = 0
         rows += 1
-        at += layout.header_bytes + captured
+        following = at + layout.header_bytes + captured
+        for line in range(at + AHEAD_BYTES, min(following + AHEAD_BYTES, end), LINE_BYTES):
+            prefetch(data, np.int64(line), np.int64(0))
+        at = following
     return rows, at, status
 
 
