@@ -45,7 +45,7 @@ COUNTERS = (
     Counter("alerts_raised", "alerts", "alerts that were written"),
     Counter("alerts_suppressed", "flows", "flows over the threshold that an alert of their conversation stands for"),
     Counter(
-        "alerts_untold", "flows", "flows over the threshold whose conversation never alerted again to tell of them", loss=True
+        "alerts_untold", "flows", "flows over the threshold that came after their conversation's last alert", loss=True
     ),
 )
 """All counters, in the order of a packet's path. The order is that of the summary."""

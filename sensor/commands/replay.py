@@ -167,6 +167,7 @@ def run(source: Source, engine: Engine, outlets: Sequence[Outlet], *, quiet: boo
     begun = drawn = time.monotonic()
     interrupted = False
     with terminal.Bar(shown=not quiet) as bar:
+        bar.update(0, source.bytes_total, {})
         try:
             for batch in source:
                 alerts = engine.feed(batch) if isinstance(batch, FrameBlock) else engine.feed_flows(batch)

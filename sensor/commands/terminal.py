@@ -86,7 +86,7 @@ class AlertTable:
     def close(self) -> None:
         """Draw the table; no alert, no table."""
         if self._kept:
-            Console().print(table(self._kept, self._left_out))
+            Console().print(table(self._kept, self._left_out), "")
 
 
 def table(alerts: Sequence[Alert], left_out: int) -> Table:
@@ -128,7 +128,7 @@ def summary(counters: Mapping[str, int], notes: Iterable[str], seconds: float, *
     lines = [f"{name:<14}{value:>14,}  {note}".rstrip() for name, value, note in rows]
     lost = [f"{value:>28,}  {_loss(counter, label)}" for counter, label, value in metrics.losses(counters)]
     if lost:
-        lines += ["not looked at, or forgotten", *lost]
+        lines += ["left out", *lost]
     return "\n".join([*lines, *notes]) + "\n"
 
 
