@@ -112,7 +112,7 @@ def segment_hash(tag: np.int64, p: np.void) -> np.uint64:
     """Hash of what two equal TCP segments of one connection share: (side, seq, ack, payload, window)."""
     a = (np.uint64(p["seq"]) << U32) | np.uint64(p["ack"])
     b = (np.uint64(p["payload_bytes"]) << U32) | (np.uint64(p["window"]) << U16) | np.uint64(p["src_port"])
-    return mix(a + mix(b + p["src_lo"] * M1 + np.uint64(tag) * M2))
+    return mix(a + mix(b + (p["src_lo"] ^ p["src_hi"]) * M1 + np.uint64(tag) * M2))
 
 
 @njit
@@ -129,11 +129,10 @@ def remember(seen: NDArray[np.uint32], row: np.void, p: np.void, segment: np.uin
     ahead = np.int32(np.uint32(p["seq"]) - np.uint32(side["highest_seq"]))
     ahead_ack = np.int32(np.uint32(p["ack"]) - np.uint32(side["highest_ack"]))
     beyond = ahead > 0 or (ahead == 0 and ahead_ack > 0)
-    first = side["packets"] == 0
-    surely_new = row["continued"] == 0 if first else beyond
+    surely_new = beyond or (side["packets"] == 0 and row["continued"] == 0)
     if not surely_new and seen[place] == tag:
         side["retransmissions"] += 1
-    if beyond or first:
+    if surely_new:
         side["highest_seq"] = p["seq"]
         side["highest_ack"] = p["ack"]
     seen[place] = tag

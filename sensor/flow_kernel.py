@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensor.flow_accumulate import add_gap, add_packet, remember, segment_hash
-from sensor.flow_index import append, find, forget, key_tag, look_ahead, unlink
+from sensor.flow_index import LINE_BYTES, append, find, forget, key_tag, look_ahead, unlink
 from sensor.flow_states import BOTH_FINS, NONE, READY, SYN_SENT, close_progress, conn_state
 from sensor.kernels import njit, prefetch
 from sensor.schema import (
@@ -34,6 +34,7 @@ from sensor.schema import (
     END_IDLE,
     END_INPUT,
     END_REUSED,
+    FLOW,
     ICMP,
     ICMPV6,
     SYN,
@@ -55,6 +56,8 @@ BLOCK = 4096
 """Packets fed at a time, at most."""
 FAR, NEAR = 16, 8
 """How many packets ahead the index and the rows are asked for; from 4 to 32 the speed hardly differs."""
+ROW_BYTES = np.int64(FLOW.itemsize)
+
 NEVER = np.int64(2**63 - 1)
 
 
@@ -98,13 +101,17 @@ def enqueue(t: Table, r: np.int64, lane: np.int64) -> None:
 
 @njit
 def head_due_us(t: Table, lane: np.int64) -> np.int64:
-    """When the head of a queue is due; NEVER when the queue is empty."""
+    """When the head of a queue is due; NEVER when the queue is empty.
+
+    A head that lies ahead of the clock is from before the clock was set back: due at once, or it would hold up its queue.
+    """
     head = t.after[len(t.rows) + lane]
     if head >= len(t.rows):
         return NEVER
-    if lane == ATTEMPT:
-        return np.int64(t.rows[head]["first_us"] + t.limits[lane])
-    return np.int64(t.rows[head]["last_us"] + t.limits[lane])
+    since_us = t.rows[head]["first_us"] if lane == ATTEMPT else t.rows[head]["last_us"]
+    if since_us - t.state[CLOCK_US] > t.limits[STEP_BACK_US]:
+        return np.int64(t.state[CLOCK_US] - 1)
+    return np.int64(since_us + t.limits[lane])
 
 
 @njit
@@ -179,12 +186,16 @@ def resume(t: Table, r: np.int64, p: np.void, segment: np.uint64) -> None:
 
 @njit
 def copy_counts(row: np.void, blank: np.void) -> None:
-    """Set every accumulator of `row` to that of `blank`."""
+    """Set every accumulator of `row` to that of `blank`; how far each side has sent stays, or repeats would look new."""
     row["gap"] = blank["gap"]
     row["active"] = blank["active"]
     row["idle"] = blank["idle"]
+    seq, ack = row["fwd"]["highest_seq"], row["fwd"]["highest_ack"]
     row["fwd"] = blank["fwd"]
+    row["fwd"]["highest_seq"], row["fwd"]["highest_ack"] = seq, ack
+    seq, ack = row["bwd"]["highest_seq"], row["bwd"]["highest_ack"]
     row["bwd"] = blank["bwd"]
+    row["bwd"]["highest_seq"], row["bwd"]["highest_ack"] = seq, ack
     row["fwd_bulk_last_us"] = row["bwd_bulk_last_us"] = 0
 
 
@@ -204,7 +215,7 @@ def lane_of(row: np.void) -> np.int64:
     """Which queue the flow waits in."""
     if row["closing"] >= BOTH_FINS:
         return np.int64(CLOSED)
-    if row["protocol"] == TCP and row["src_state"] == SYN_SENT and row["bwd"]["packets"] == 0:
+    if row["src_state"] == SYN_SENT and row["bwd"]["packets"] == 0 and row["continued"] == 0:  # which only TCP has
         return np.int64(ATTEMPT)
     return np.int64(OPEN)
 
@@ -292,7 +303,17 @@ def expire(t: Table, now_us: np.int64, out: NDArray[np.void], n: np.int64) -> np
         why = END_CLOSED if lane == CLOSED else END_ATTEMPT if lane == ATTEMPT else END_IDLE
         n = emit(t, head, np.int64(why), out, n)
         remove(t, head)
+        expect(t, lane)
     return n
+
+
+@njit
+def expect(t: Table, lane: np.int64) -> None:
+    """Ask memory for the row that will be due next in a queue: nobody has touched it for as long as the time-out."""
+    head = t.after[len(t.rows) + lane]
+    if head < len(t.rows):
+        for offset in range(0, ROW_BYTES, LINE_BYTES):
+            prefetch(t.rows, np.int64(head), np.int64(offset))
 
 
 @njit
@@ -304,6 +325,7 @@ def advance_clock(t: Table, ts_us: np.int64) -> None:
     elif clock - ts_us > t.limits[STEP_BACK_US]:
         t.state[CLOCK_US] = ts_us
         t.state[STEPS_BACK] += 1
+        t.state[DUE_US] = -NEVER
 
 
 @njit
