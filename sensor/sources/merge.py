@@ -2,9 +2,9 @@
 
 Strategy. Each capture is a lane. The order is the one that comes out when always the lane with the earliest next frame goes
 first (of equals, the lane named first); frames of one lane keep their order even where their stamps step back. That is the
-same as merging by each lane's highest stamp so far, which never falls, so it can be done in rounds: up to the earliest end
-of all the blocks at hand everything is known, and a stable sort of those rows puts them in order. A lane is opened only
-when the time comes to its first stamp, so captures that follow each other cost one open file, however many they are.
+same as merging by the highest stamp so far of each lane's block, which never falls, so it can be done in rounds: up to the
+earliest end of all the blocks at hand everything is known, and a stable sort of those rows puts them in order. A lane is
+opened only when the time comes to its first stamp, so captures that follow each other cost one open file at a time.
 
 Long runs of one lane are handed over where they lie. Where lanes alternate, frames are copied to a buffer of fixed size:
 a copy costs some nanoseconds a frame, a block of few frames costs microseconds in every step that follows.
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensor.schema import FRAME, FrameBlock
-from sensor.sources.walk import FRAME_LIMIT, STAMP_LIMIT_US, gather
+from sensor.sources.walk import FRAME_LIMIT, gather
 
 LONG_RUN = 1024  # frames of one lane in a row, on average, from which on blocks are handed over uncopied
 STAGING_BYTES = 4 << 20  # bytes of copied frames in one block: it should stay in the cache
@@ -37,7 +37,7 @@ class Lane(Protocol):
     """Stamp of its first frame."""
 
     def next_block(self, rows: int) -> FrameBlock | None:
-        """At most `rows` frames, which stay valid until the next call; None at the end. Opens the capture when it has to."""
+        """At most `rows` frames and a block's; valid until the next call. None at the end. Opens the capture when it has to."""
 
 
 class _Open:
@@ -49,7 +49,7 @@ class _Open:
         self._block = FrameBlock(np.empty(0, np.uint8), np.empty(0, FRAME))
         self._keys = np.empty(0, np.int64)
         self._at = 0
-        self._next_us = self._highest_us = -STAMP_LIMIT_US
+        self._next_us = 0
 
     def refill(self, rows: int) -> bool:
         """Have unread frames at hand; False when there are no more."""
@@ -59,14 +59,14 @@ class _Open:
         if block is None:
             return False
         self._block, self._at = block, 0
-        self._keys = np.maximum(np.maximum.accumulate(block.frames["ts_us"]), self._highest_us)
-        self._next_us, self._highest_us = int(self._keys[0]), int(self._keys[-1])
+        self._keys = np.maximum.accumulate(block.frames["ts_us"])
+        self._next_us = int(self._keys[0])
         return True
 
     @property
     def horizon(self) -> tuple[int, int]:
         """Up to here, in the order of all frames, this lane is known."""
-        return self._highest_us, self.number
+        return int(self._keys[-1]), self.number
 
     @property
     def next_frame(self) -> tuple[int, int]:
@@ -89,7 +89,7 @@ def merged(lanes: Iterable[Lane], block_frames: int) -> Iterator[FrameBlock]:
     taking_part: list[_Open] = []
     staging = FrameBlock(np.empty(STAGING_BYTES + FRAME_LIMIT, np.uint8), np.empty(block_frames, FRAME))
     while waiting or taking_part:
-        rows = min(block_frames, max(LEAST_ROWS, ROWS_AT_HAND // (len(taking_part) + 1)))
+        rows = max(LEAST_ROWS, ROWS_AT_HAND // (len(taking_part) + 1))
         taking_part = [lane for lane in taking_part if lane.refill(rows)]
         horizon = min((lane.horizon for lane in taking_part), default=None)
         while waiting and (horizon is None or (waiting[-1].first_us, waiting[-1].number) < horizon):

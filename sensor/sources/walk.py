@@ -174,7 +174,7 @@ def stamp(ticks: np.uint64, scale: int, factor: np.uint64, offset_us: int) -> in
             us = ticks * factor
         else:
             us = limit
-    total = int(np.int64(min(us, limit))) + offset_us
+    total = int(np.int64(us)) + offset_us  # neither is over the limit, so their sum fits
     return max(-STAMP_LIMIT_US, min(STAMP_LIMIT_US, total))
 
 
@@ -246,6 +246,8 @@ def walk_pcapng(data: NDArray[np.uint8], at: int, end: int, section: Section, fr
         if kind == INTERFACE_BLOCK:
             status = INTERFACE
             break
+        for line in range(at + AHEAD_BYTES, min(at + length + AHEAD_BYTES, end), LINE_BYTES):
+            prefetch(data, np.int64(line), np.int64(0))
         if kind not in (ENHANCED_PACKET, SIMPLE_PACKET, OLD_PACKET):
             count_skipped(section.kinds, section.skipped, kind)
             at += length
