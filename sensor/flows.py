@@ -92,14 +92,16 @@ class FlowTable:
         return int(self._table.state[kernel.STEPS_BACK])
 
     def feed(self, packets: NDArray[np.void]) -> NDArray[np.void]:
-        """Fold (n,) PACKET rows into the table; returns the FLOW rows that ended meanwhile, a copy."""
-        parts = []
+        """Fold (n,) PACKET rows into the table; returns the FLOW rows that ended meanwhile, valid until the next call."""
+        parts: list[NDArray[np.void]] = []
         for first in range(0, len(packets), kernel.BLOCK):
             block = packets[first : first + kernel.BLOCK]
             done = np.int64(0)
             while done < len(block):
+                if parts:
+                    parts[-1] = parts[-1].copy()
                 done, n = kernel.feed(self._table, block, done, self._out)
-                parts.append(self._out[:n].copy())
+                parts.append(self._out[:n])
         return parts[0] if len(parts) == 1 else np.concatenate(parts or [self._out[:0]])
 
     def expire(self, now_us: int) -> NDArray[np.void]:
