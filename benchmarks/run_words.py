@@ -27,7 +27,7 @@ def ended_flows(path: str) -> NDArray[np.void]:
     from sensor.sources.pcap import CaptureSource  # noqa: PLC0415
 
     decoder, table = Decoder(), FlowTable()
-    parts = [table.feed(decoder.decode(block)) for block in CaptureSource([path])]
+    parts = [table.feed(decoder.decode(block)).copy() for block in CaptureSource([path])]
     while len(rest := table.drain()):
         parts.append(rest)
     return np.concatenate(parts)

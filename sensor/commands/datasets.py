@@ -99,7 +99,7 @@ def _batches(source: Source) -> Iterator[FlowBatch]:
         return
     decoder, table = Decoder(), FlowTable()
     for block in source:
-        yield FlowBatch(table.feed(decoder.decode(block)))
+        yield FlowBatch(table.feed(decoder.decode(block)).copy())
     yield FlowBatch(table.drain())
 
 
