@@ -359,7 +359,7 @@ def ipv6(data: Bytes, at: int, cap: int, end: int, row: np.void, table: Rows, on
     length, protocol = u16(data, at + 4), u8(data, at + 6)
     stop = at + 40 + length
     if length == 0 and protocol != 59:  # a jumbogram, or segmentation offload
-        stop = max(stop, end)
+        stop = end
     row["src_hi"] = u64(data, at + 8)
     row["src_lo"] = u64(data, at + 16)
     row["dst_hi"] = u64(data, at + 24)
@@ -558,10 +558,9 @@ def remember(held: np.void, row: np.void) -> None:
 def decode_frame(data: Bytes, frame: np.void, row: np.void, table: Rows, on: int) -> int:
     """DONE with `row` written, or the reason why not."""
     start, captured, wire = signed(frame["offset"]), signed(frame["captured_bytes"]), signed(frame["wire_bytes"])
-    cap = start + captured
-    if start < 0 or cap > len(data):
+    if start < 0 or start > len(data) - captured:
         return OUTSIDE_BLOCK
-    end = start + max(captured, wire)
+    cap, end = start + captured, start + max(captured, wire)
     row["ts_us"] = frame["ts_us"]
     open_tunnels = HEADERS
     while True:

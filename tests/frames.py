@@ -11,7 +11,7 @@ from typing import NamedTuple
 import dpkt
 import numpy as np
 from numpy.typing import NDArray
-from scapy.contrib.erspan import ERSPAN_II, ERSPAN_III
+from scapy.contrib.erspan import ERSPAN_II, ERSPAN_III, ERSPAN_PlatformSpecific
 from scapy.contrib.geneve import GENEVE
 from scapy.contrib.gtp import GTP_U_Header, GTPPDUSessionContainer
 from scapy.contrib.mpls import MPLS
@@ -137,6 +137,7 @@ def tunnels() -> dict[str, Packet]:
         "gre erspan": outer() / GRE(proto=0x88BE) / ether(),
         "gre erspan 2": outer() / GRE(seqnum_present=1, sequence_number=4) / ERSPAN_II() / ether(),
         "gre erspan 3": outer() / GRE(seqnum_present=1, sequence_number=4) / ERSPAN_III() / ether(),
+        "gre erspan 3 platform": outer() / GRE(proto=0x22EB) / ERSPAN_III(o=1) / ERSPAN_PlatformSpecific() / ether(),
         "gre pptp": outer() / GRE_PPTP(seqnum_present=1, sequence_number=1, acknum_present=1, ack_number=1) / HDLC() / PPP(),
         "vxlan": outer() / UDP(sport=5555, dport=4789) / VXLAN(vni=42) / ether(),
         "vxlan in ipv6": outer6() / UDP(sport=5555, dport=4789) / VXLAN(vni=42) / ether() / Dot1Q(vlan=1),

@@ -245,7 +245,7 @@ class NaiveDecoder:
         if fixed[0] >> 4 != 6:
             raise Skip("ip_version")
         if length == 0 and protocol != 59:
-            length = max(rest.wire - 40, 0)
+            length = rest.wire - 40
         packet = Packet(src, dst, 40 + length, protocol)
         return self.extensions(packet, self.inside(rest, 40, 40 + length))
 

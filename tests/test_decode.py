@@ -387,14 +387,17 @@ SKIPPED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("reason", "data", "link_type"), [(name, *case) for name, cases in SKIPPED.items() for case in cases])
+@pytest.mark.parametrize(
+    ("reason", "data", "link_type"),
+    [pytest.param(name, *case, id=f"{name} {n}") for name, cases in SKIPPED.items() for n, case in enumerate(cases)],
+)
 def test_frame_without_row_is_counted_by_reason(reason: str, data: bytes, link_type: int) -> None:
     assert why(data, link_type) == reason
 
 
 def test_frame_outside_its_buffer_is_counted_and_not_read() -> None:
     rows = np.zeros(4, FRAME)
-    rows["offset"], rows["captured_bytes"], rows["link_type"] = [-1, 50, 0, 2**40], [40, 60, 101, 10], 1
+    rows["offset"], rows["captured_bytes"], rows["link_type"] = [-1, 50, 0, 2**63 - 1], [40, 60, 101, 10], 1
     decoder = Decoder()
     decoder.decode(FrameBlock(np.zeros(100, np.uint8), rows))
     assert skipped(decoder) == {"outside_block": 4}
@@ -471,6 +474,21 @@ def test_fragment_whose_first_has_no_whole_transport_header_is_counted() -> None
     ]
     packets_of(decoder, [Frame(bytes(piece)) for piece in tiny])
     assert skipped(decoder) == {"bad_transport": 1, "fragment_without_first": len(tiny) - 1}
+
+
+def test_first_fragment_without_ports_takes_back_what_an_earlier_one_of_its_name_told() -> None:
+    decoder = Decoder()
+    first, later, *_ = fragments4()
+    told(first, decoder=decoder)
+    short = bytearray(first)
+    short[16:18] = (27).to_bytes(2, "big")  # leaves seven bytes for UDP
+    assert why(bytes(short), decoder=decoder) == "bad_transport"
+    assert why(later, decoder=decoder) == "fragment_without_first"
+
+
+def test_reserved_bits_of_an_ipv6_fragment_header_say_nothing() -> None:
+    frame = stack(ether(), IPv6(src="fd00::1", dst="fd00::2"), IPv6ExtHdrFragment(res1=255, res2=3), segment())
+    assert (told(frame)["src_port"], told(frame)["notes"]) == (1234, 0)
 
 
 def test_fragments_of_icmp_carry_its_type() -> None:

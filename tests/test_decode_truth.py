@@ -140,6 +140,14 @@ def test_made_up_bytes_decode_as_the_plain_truth_says(frames: list[bytes], link_
         three.agree(Frame(data, link_type, wire))
 
 
+@pytest.mark.parametrize("part", range(4))
+def test_frames_cut_at_every_byte_decode_as_the_plain_truth_says(part: int) -> None:
+    three = Three()
+    for frame in seeds()[part::4]:
+        for cut in range(min(len(frame.data), 160)):
+            three.agree(frame._replace(data=frame.data[:cut], wire=len(frame.data)))
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.sampled_from(list(tunnels())), max_size=14), st.sampled_from(list(links())), st.binary(max_size=3), LAYER_SETS
