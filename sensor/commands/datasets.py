@@ -100,7 +100,8 @@ def _batches(source: Source) -> Iterator[FlowBatch]:
     decoder, table = Decoder(), FlowTable()
     for block in source:
         yield FlowBatch(table.feed(decoder.decode(block)).copy())
-    yield FlowBatch(table.drain())
+    while len(flows := table.drain()):
+        yield FlowBatch(flows)
 
 
 def fingerprint(path: str) -> tuple[str, str]:
