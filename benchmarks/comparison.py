@@ -43,7 +43,7 @@ def compare(subject: Input, few: Path, tools: Sequence[Peer], runs: int) -> tupl
     present = [tool for tool in tools if not tool.absent]
     start_s = {tool.name: statistics.median(usage.cpu_s for usage in _alone(tool, few, min(runs, 3))) for tool in present}
     usages = alternate({tool.name: functools.partial(once, tool, subject.path) for tool in present}, runs)
-    rates = {name: [subject.packets / _net(each.cpu_s, start_s[name], name) for each in mine] for name, mine in usages.items()}
+    rates = {name: [subject.packets / net(each.cpu_s, start_s[name], name) for each in mine] for name, mine in usages.items()}
     rows = [_row(tool, subject, usages[tool.name], rates) if not tool.absent else _missing(tool) for tool in tools]
     return Comparison(subject.title, tuple(rows)), usages
 
@@ -58,11 +58,11 @@ def _alone(tool: Peer, capture: Path, runs: int) -> list[Usage]:
     return alternate({tool.name: functools.partial(once, tool, capture)}, runs)[tool.name]
 
 
-def _net(cpu_s: float, start_s: float, name: str) -> float:
+def net(spent_s: float, start_s: float, name: str) -> float:
     """Take start-up off. Raises CommandError where it makes no sense: kernels were compiled anew between two runs."""
-    if cpu_s <= start_s:
-        raise CommandError(f"{name} took {start_s:.2f} s to start and {cpu_s:.2f} s in all: run it again")
-    return cpu_s - start_s
+    if spent_s <= start_s:
+        raise CommandError(f"{name} took {start_s:.2f} s to start and {spent_s:.2f} s in all: run it again")
+    return spent_s - start_s
 
 
 def _row(tool: Peer, subject: Input, mine: list[Usage], rates: dict[str, list[float]]) -> Tool:

@@ -22,7 +22,7 @@ LAUNCH = Path(__file__).with_name("launch.py")
 
 
 class CommandError(Exception):
-    """A measured command ended with an error; the text is its last lines."""
+    """A measured command ended with an error; the text ends with its last line."""
 
 
 class Cost(msgspec.Struct):
@@ -71,7 +71,7 @@ def run(command: Sequence[str | Path], cores: Collection[int], folder: Path | No
         report = Path(place) / "cost.json"
         launch = [sys.executable, "-S", "-E", LAUNCH, report, ",".join(map(str, cores)), *command]
         done = subprocess.run(list(map(str, launch)), stdin=subprocess.DEVNULL, capture_output=True, cwd=folder, check=False)
-        last = " | ".join(done.stderr.decode(errors="replace").strip().splitlines()[-3:])
+        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         if done.returncode:
             raise CommandError(f"{command[0]} could not be started: {last}")
         cost = msgspec.json.decode(report.read_bytes(), type=Cost)
