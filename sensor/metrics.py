@@ -44,9 +44,7 @@ COUNTERS = (
     Counter("words_shed", "words", "flows of a flood that were sampled away before the LSTM", loss=True),
     Counter("alerts_raised", "alerts", "alerts that were written"),
     Counter("alerts_suppressed", "flows", "flows over the threshold that an alert of their conversation stands for"),
-    Counter(
-        "alerts_untold", "flows", "flows over the threshold that came after their conversation's last alert", loss=True
-    ),
+    Counter("alerts_untold", "flows", "flows over the threshold that came after their conversation's last alert", loss=True),
 )
 """All counters, in the order of a packet's path. The order is that of the summary."""
 
