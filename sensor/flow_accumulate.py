@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensor.flow_states import ESTABLISHED, advance_endpoints
-from sensor.kernels import njit
+from sensor.kernels import part
 from sensor.schema import ACK, CWR, ECE, FIN, PSH, RST, SYN, TCP, URG
 
 ACTIVITY_US = 5_000_000
@@ -30,7 +30,7 @@ U31, U32, U33 = np.uint64(31), np.uint64(32), np.uint64(33)
 LOW32 = np.uint64(0xFFFF_FFFF)
 
 
-@njit
+@part
 def mix(x: np.uint64) -> np.uint64:
     """Spread the bits of `x` (finaliser of splitmix64)."""
     x = (x ^ (x >> U31)) * M2
@@ -38,7 +38,7 @@ def mix(x: np.uint64) -> np.uint64:
     return x ^ (x >> U29)
 
 
-@njit
+@part
 def add_square(m: np.void, x: np.int64) -> None:
     """Add x * x to the 128-bit sum of squares of `m` (MOMENTS or GAPS)."""
     a = np.uint64(abs(x))
@@ -57,7 +57,7 @@ def add_square(m: np.void, x: np.int64) -> None:
     m["square_lo"] = total
 
 
-@njit
+@part
 def fold(m: np.void, x: np.int64) -> None:
     """Fold one sample into MOMENTS."""
     m["low"] = x if m["n"] == 0 else min(x, m["low"])
@@ -67,7 +67,7 @@ def fold(m: np.void, x: np.int64) -> None:
     add_square(m, x)
 
 
-@njit
+@part
 def fold_gap(m: np.void, gap_us: np.int64, first: bool) -> None:
     """Fold one gap into GAPS; `first` says that there was none before."""
     m["low"] = gap_us if first else min(gap_us, m["low"])
@@ -75,7 +75,7 @@ def fold_gap(m: np.void, gap_us: np.int64, first: bool) -> None:
     add_square(m, gap_us)
 
 
-@njit
+@part
 def fold_size(m: np.void, payload: np.int64, first: bool) -> None:
     """Fold one packet's payload bytes into SIZES."""
     m["low"] = payload if first else min(payload, np.int64(m["low"]))
@@ -84,7 +84,7 @@ def fold_size(m: np.void, payload: np.int64, first: bool) -> None:
     m["square"] += np.uint64(payload * payload)
 
 
-@njit
+@part
 def add_bulk(side: np.void, own_last_us: np.int64, other_last_us: np.int64, ts_us: np.int64, payload: np.int64) -> None:
     """Advance the run of payload packets of one side: four or more without a second's gap or an answer are a bulk."""
     start_us = side["bulk_start_us"]
@@ -107,7 +107,7 @@ def add_bulk(side: np.void, own_last_us: np.int64, other_last_us: np.int64, ts_u
         side["bulk_us"] += ts_us - own_last_us
 
 
-@njit
+@part
 def segment_hash(tag: np.int64, p: np.void) -> np.uint64:
     """Hash of what two equal TCP segments of one connection share: (side, seq, ack, payload, window)."""
     a = (np.uint64(p["seq"]) << U32) | np.uint64(p["ack"])
@@ -115,7 +115,7 @@ def segment_hash(tag: np.int64, p: np.void) -> np.uint64:
     return mix(a + mix(b + (p["src_lo"] ^ p["src_hi"]) * M1 + np.uint64(tag) * M2))
 
 
-@njit
+@part
 def remember(seen: NDArray[np.uint32], row: np.void, p: np.void, segment: np.uint64, forward: bool) -> None:
     """Count a segment as retransmitted if an equal one was already in the connection; remember it.
 
@@ -138,7 +138,7 @@ def remember(seen: NDArray[np.uint32], row: np.void, p: np.void, segment: np.uin
     seen[place] = tag
 
 
-@njit
+@part
 def add_rare_flags(side: np.void, flags: np.int64) -> None:
     """Count the TCP flags other than ACK and PSH, which most segments do not carry."""
     side["fin"] += flags & FIN
@@ -149,7 +149,7 @@ def add_rare_flags(side: np.void, flags: np.int64) -> None:
     side["cwr"] += (flags & CWR) >> 7
 
 
-@njit
+@part
 def add_segment(row: np.void, side: np.void, p: np.void, forward: bool) -> None:
     """What only TCP has: flags, endpoint states, windows and retransmissions. Comes before the packet is counted."""
     flags = np.int64(p["tcp_flags"])
@@ -165,7 +165,7 @@ def add_segment(row: np.void, side: np.void, p: np.void, forward: bool) -> None:
         side["first_nonzero_window"] = p["window"]
 
 
-@njit
+@part
 def add_packet(row: np.void, p: np.void, forward: bool) -> None:
     """Fold one packet into the flow's accumulators."""
     ts_us, payload = p["ts_us"], np.int64(p["payload_bytes"])
@@ -196,7 +196,7 @@ def add_packet(row: np.void, p: np.void, forward: bool) -> None:
     row["last_us"] = ts_us
 
 
-@njit
+@part
 def add_gap(row: np.void, ts_us: np.int64) -> None:
     """Book the silence before a later packet: gap, subflow, active and idle time (CICFlowMeter's updateActiveIdleTime)."""
     gap_us = ts_us - row["last_us"]

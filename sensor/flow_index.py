@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensor.flow_accumulate import M3, U32, mix
-from sensor.kernels import njit, prefetch
+from sensor.kernels import part, prefetch
 from sensor.schema import FLOW
 
 _NAMES = FLOW.names or ()
@@ -21,7 +21,7 @@ LINE_BYTES = np.int64(64)
 LOW31 = np.uint64(0x7FFF_FFFF)
 
 
-@njit
+@part
 def key_tag(row: np.void, seed: np.uint64) -> np.int64:
     """31 bits of hash of a packet's or flow's key, the same both ways. The seed keeps senders from aiming at one bucket."""
     a = (row["src_hi"] * M3 ^ row["src_lo"]) + (np.uint64(row["src_port"]) << U32)
@@ -29,7 +29,7 @@ def key_tag(row: np.void, seed: np.uint64) -> np.int64:
     return np.int64(mix(mix(a ^ seed) + mix(b ^ seed) + np.uint64(row["protocol"])) & LOW31)
 
 
-@njit
+@part
 def same_key(row: np.void, p: np.void) -> bool:
     """Does packet `p` belong to the flow `row`, in either direction?"""
     if row["protocol"] != p["protocol"]:
@@ -53,7 +53,7 @@ def same_key(row: np.void, p: np.void) -> bool:
     )
 
 
-@njit
+@part
 def find(index: NDArray[np.int64], rows: NDArray[np.void], p: np.void, tag: np.int64) -> np.int64:
     """Place in the index of the packet's flow, or -1 - (the empty place where it would go)."""
     mask = np.int64(len(index) - 1)
@@ -67,7 +67,7 @@ def find(index: NDArray[np.int64], rows: NDArray[np.void], p: np.void, tag: np.i
         place = (place + 1) & mask
 
 
-@njit
+@part
 def forget(index: NDArray[np.int64], place: np.int64) -> None:
     """Empty a place of the index and move later entries of the same run back, so that no look-up meets a hole."""
     mask = np.int64(len(index) - 1)
@@ -82,7 +82,7 @@ def forget(index: NDArray[np.int64], place: np.int64) -> None:
     index[hole] = -1
 
 
-@njit
+@part
 def unlink(before: NDArray[np.int32], after: NDArray[np.int32], r: np.int64) -> None:
     """Take row `r` out of its queue."""
     b, a = before[r], after[r]
@@ -90,7 +90,7 @@ def unlink(before: NDArray[np.int32], after: NDArray[np.int32], r: np.int64) -> 
     before[a] = b
 
 
-@njit
+@part
 def append(before: NDArray[np.int32], after: NDArray[np.int32], r: np.int64, end: np.int64) -> None:
     """Put row `r` at the end of the queue whose own link is `end`."""
     last = before[end]
@@ -100,7 +100,7 @@ def append(before: NDArray[np.int32], after: NDArray[np.int32], r: np.int64, end
     before[end] = r
 
 
-@njit
+@part
 def look_ahead(
     index: NDArray[np.int64], rows: NDArray[np.void], seen: NDArray[np.uint32], tag: np.int64, segment: np.uint64
 ) -> None:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from sensor.flow_accumulate import add_gap, add_packet, remember, segment_hash
 from sensor.flow_index import LINE_BYTES, append, find, forget, key_tag, look_ahead, unlink
 from sensor.flow_states import BOTH_FINS, NONE, READY, SYN_SENT, close_progress, conn_state
-from sensor.kernels import njit, prefetch
+from sensor.kernels import loop, part, prefetch
 from sensor.schema import (
     ACK,
     END_ACTIVE,
@@ -89,7 +89,7 @@ class Table(NamedTuple):
     """(1,) FLOW of zeros, copied over a row that begins."""
 
 
-@njit
+@part
 def enqueue(t: Table, r: np.int64, lane: np.int64) -> None:
     """Put row `r` into a queue and see that the queue's head is not missed."""
     append(t.before, t.after, r, np.int64(len(t.rows) + lane))
@@ -99,7 +99,7 @@ def enqueue(t: Table, r: np.int64, lane: np.int64) -> None:
     t.state[DUE_US] = min(t.state[DUE_US], since_us + t.limits[lane])
 
 
-@njit
+@part
 def head_due_us(t: Table, lane: np.int64) -> np.int64:
     """When the head of a queue is due; NEVER when the queue is empty.
 
@@ -114,7 +114,7 @@ def head_due_us(t: Table, lane: np.int64) -> np.int64:
     return np.int64(since_us + t.limits[lane])
 
 
-@njit
+@part
 def emit(t: Table, r: np.int64, end: np.int64, out: NDArray[np.void], n: np.int64) -> np.int64:
     """Write row `r` as the n-th ended flow; returns n + 1. The row itself stays as it is."""
     t.rows[r]["end"] = end
@@ -124,7 +124,7 @@ def emit(t: Table, r: np.int64, end: np.int64, out: NDArray[np.void], n: np.int6
     return np.int64(n + 1)
 
 
-@njit
+@part
 def remove(t: Table, r: np.int64) -> None:
     """Take a row out of queue and index and free it."""
     unlink(t.before, t.after, r)
@@ -139,7 +139,7 @@ def remove(t: Table, r: np.int64) -> None:
     t.free[len(t.rows) - t.state[LIVE] - 1] = r
 
 
-@njit
+@part
 def begin(t: Table, r: np.int64, p: np.void, segment: np.uint64, turned: bool) -> None:
     """Make row `r` a new flow of packet `p`, whose sender is the source unless the packet is an answer (`turned`)."""
     t.rows[r] = t.blank[0]
@@ -161,13 +161,13 @@ def begin(t: Table, r: np.int64, p: np.void, segment: np.uint64, turned: bool) -
     add_packet(row, p, not turned)
 
 
-@njit
+@part
 def start(row: np.void, p: np.void) -> None:
     """Set the clocks of a flow to its first packet."""
     row["first_us"] = row["last_us"] = row["active_start_us"] = p["ts_us"]
 
 
-@njit
+@part
 def resume(t: Table, r: np.int64, p: np.void, segment: np.uint64) -> None:
     """Make row `r`, just cut by the active time-out, a continuation: ends, connection and endpoint states stay."""
     row, blank = t.rows[r], t.blank[0]
@@ -184,7 +184,7 @@ def resume(t: Table, r: np.int64, p: np.void, segment: np.uint64) -> None:
     add_packet(row, p, forward)
 
 
-@njit
+@part
 def copy_counts(row: np.void, blank: np.void) -> None:
     """Set every accumulator of `row` to that of `blank`; how far each side has sent stays, or repeats would look new."""
     row["gap"] = blank["gap"]
@@ -199,7 +199,7 @@ def copy_counts(row: np.void, blank: np.void) -> None:
     row["fwd_bulk_last_us"] = row["bwd_bulk_last_us"] = 0
 
 
-@njit
+@part
 def from_source(row: np.void, p: np.void) -> bool:
     """Forward means: sent by the flow's source address; a host that talks to itself is told apart by the port.
 
@@ -210,7 +210,7 @@ def from_source(row: np.void, p: np.void) -> bool:
     return bool(row["src_port"] == p["src_port"] or row["src_lo"] != row["dst_lo"] or row["src_hi"] != row["dst_hi"])
 
 
-@njit
+@part
 def lane_of(row: np.void) -> np.int64:
     """Which queue the flow waits in."""
     if row["closing"] >= BOTH_FINS:
@@ -220,7 +220,7 @@ def lane_of(row: np.void) -> np.int64:
     return np.int64(OPEN)
 
 
-@njit
+@part
 def cut(row: np.void, p: np.void, active_us: np.int64) -> np.int64:
     """Why this packet cannot join the flow (END_*), or 0."""
     if row["closing"] == READY and p["tcp_flags"] & SYN:
@@ -236,7 +236,7 @@ def cut(row: np.void, p: np.void, active_us: np.int64) -> np.int64:
     return np.int64(0)
 
 
-@njit
+@part
 def goes_on(row: np.void, p: np.void, why: np.int64, active_us: np.int64) -> bool:
     """After a cut by time: is the packet still of the same connection, so that the row continues it?"""
     if why != END_ACTIVE:
@@ -244,7 +244,7 @@ def goes_on(row: np.void, p: np.void, why: np.int64, active_us: np.int64) -> boo
     return bool(row["protocol"] == TCP or (row["protocol"] == UDP and p["ts_us"] - row["last_us"] <= active_us))
 
 
-@njit
+@part
 def renew(t: Table, r: np.int64, p: np.void, segment: np.uint64, why: np.int64, out: NDArray[np.void], n: np.int64) -> np.int64:
     """End the flow of row `r` because packet `p` cannot join it, and let the row go on with that packet; returns the new n."""
     row = t.rows[r]
@@ -258,7 +258,7 @@ def renew(t: Table, r: np.int64, p: np.void, segment: np.uint64, why: np.int64, 
     return n
 
 
-@njit
+@part
 def idlest(t: Table) -> np.int64:
     """The row that has been silent longest: one of the queues' heads."""
     best, best_us = np.int64(-1), NEVER
@@ -269,7 +269,7 @@ def idlest(t: Table) -> np.int64:
     return best
 
 
-@njit
+@part
 def admit(
     t: Table, p: np.void, segment: np.uint64, tag: np.int64, place: np.int64, out: NDArray[np.void], n: np.int64
 ) -> np.int64:
@@ -287,8 +287,8 @@ def admit(
     return n
 
 
-@njit
-def expire(t: Table, now_us: np.int64, out: NDArray[np.void], n: np.int64) -> np.int64:
+@part
+def end_due(t: Table, now_us: np.int64, out: NDArray[np.void], n: np.int64) -> np.int64:
     """End the flows that are due at `now_us`, the longest due first, while `out` has room; returns the new n."""
     while n < len(out):
         lane, due = np.int64(0), NEVER
@@ -307,7 +307,7 @@ def expire(t: Table, now_us: np.int64, out: NDArray[np.void], n: np.int64) -> np
     return n
 
 
-@njit
+@part
 def expect(t: Table, lane: np.int64) -> None:
     """Ask memory for the row that will be due next in a queue: nobody has touched it for as long as the time-out."""
     head = t.after[len(t.rows) + lane]
@@ -316,7 +316,7 @@ def expect(t: Table, lane: np.int64) -> None:
             prefetch(t.rows, np.int64(head), np.int64(offset))
 
 
-@njit
+@part
 def advance_clock(t: Table, ts_us: np.int64) -> None:
     """The table's clock is the latest packet's; a step back beyond what disorder explains sets it back and is counted."""
     clock = t.state[CLOCK_US]
@@ -328,7 +328,7 @@ def advance_clock(t: Table, ts_us: np.int64) -> None:
         t.state[DUE_US] = -NEVER
 
 
-@njit
+@part
 def hash_block(t: Table, packets: NDArray[np.void], at: np.int64) -> None:
     """Hash the keys and segments of packets[at:], so that `look_ahead` knows where they will be looked up."""
     seed = np.uint64(t.state[SEED])
@@ -339,7 +339,7 @@ def hash_block(t: Table, packets: NDArray[np.void], at: np.int64) -> None:
         segments[i] = segment_hash(tags[i], p)
 
 
-@njit
+@part
 def add_to(row: np.void, p: np.void, seen: NDArray[np.uint32], segment: np.uint64) -> None:
     """Add a packet to a live flow that it may join."""
     forward = from_source(row, p)
@@ -352,7 +352,7 @@ def add_to(row: np.void, p: np.void, seen: NDArray[np.uint32], segment: np.uint6
         add_packet(row, p, forward)
 
 
-@njit
+@loop
 def feed(t: Table, packets: NDArray[np.void], at: np.int64, out: NDArray[np.void]) -> tuple[np.int64, np.int64]:
     """Fold packets[at:] into the table until they or the room in `out` end.
 
@@ -374,7 +374,7 @@ def feed(t: Table, packets: NDArray[np.void], at: np.int64, out: NDArray[np.void
         else:
             advance_clock(t, p["ts_us"])
         if expiry and state[CLOCK_US] > state[DUE_US]:
-            n = expire(t, state[CLOCK_US] - 1, out, n)
+            n = end_due(t, state[CLOCK_US] - 1, out, n)
         if n + 2 > len(out):
             state[PACKETS] += i - at
             return np.int64(i), n
@@ -400,7 +400,7 @@ def feed(t: Table, packets: NDArray[np.void], at: np.int64, out: NDArray[np.void
     return np.int64(len(packets)), n
 
 
-@njit
+@loop
 def drain(t: Table, out: NDArray[np.void]) -> np.int64:
     """End live flows because the input ended, the idlest first, while `out` has room; returns the rows written."""
     n = np.int64(0)
@@ -409,3 +409,9 @@ def drain(t: Table, out: NDArray[np.void]) -> np.int64:
         n = emit(t, r, np.int64(END_INPUT), out, n)
         remove(t, r)
     return n
+
+
+@loop
+def expire(t: Table, now_us: np.int64, out: NDArray[np.void]) -> np.int64:
+    """End what is due at `now_us` although no packet came, while `out` has room; returns the rows written."""
+    return end_due(t, now_us, out, np.int64(0))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sensor.kernels import njit
+from sensor.kernels import part
 from sensor.schema import ACK, FIN, RST, SYN, TCP, UDP
 
 INACTIVE, SYN_SENT, SYN_ACK_SENT, PARTIAL, ESTABLISHED, SHUT, RESET = range(7)
@@ -22,7 +22,7 @@ S0, S1, SF, REJ, S2, S3, RSTO, RSTR, RSTOS0, RSTRH, SH, SHR, OTH = range(13)
 """Places in schema.CONN_STATES."""
 
 
-@njit
+@part
 def greet(own: np.int64, peer: np.int64, flags: np.int64) -> tuple[np.int64, np.int64]:
     """States of (sender, peer) after a segment without regard to its FIN or RST: who has said hello, and was it answered?"""
     if own == INACTIVE:
@@ -37,7 +37,7 @@ def greet(own: np.int64, peer: np.int64, flags: np.int64) -> tuple[np.int64, np.
     return own, peer
 
 
-@njit
+@part
 def advance_endpoints(row: np.void, flags: np.int64, forward: bool) -> None:
     """Move both endpoints' states for one TCP segment, as Zeek's TCP analyzer does (TCP.cc, UpdateInactiveState and so on)."""
     own, peer = np.int64(row["src_state"]), np.int64(row["dst_state"])
@@ -57,7 +57,7 @@ def advance_endpoints(row: np.void, flags: np.int64, forward: bool) -> None:
         row["src_state"], row["dst_state"] = peer, own
 
 
-@njit
+@part
 def tcp_conn_state(row: np.void) -> np.int64:
     """Zeek's conn_state of a TCP flow (base/protocols/conn/main.zeek, conn_state)."""
     src, dst = row["src_state"], row["dst_state"]
@@ -84,7 +84,7 @@ def tcp_conn_state(row: np.void) -> np.int64:
     return np.int64(S1) if src == ESTABLISHED and dst == ESTABLISHED else np.int64(OTH)
 
 
-@njit
+@part
 def conn_state(row: np.void) -> np.int64:
     """Zeek's conn_state of a flow of any protocol."""
     if row["protocol"] == TCP:
@@ -96,7 +96,7 @@ def conn_state(row: np.void) -> np.int64:
     return np.int64(SF) if row["bwd"]["packets"] > 0 else np.int64(S0)
 
 
-@njit
+@part
 def close_progress(row: np.void, flags: np.int64) -> None:
     """Follow FIN, FIN, ACK or RST to READY: then the next SYN is a new connection."""
     if flags & FIN:

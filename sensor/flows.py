@@ -108,7 +108,7 @@ class FlowTable:
         """End what is due at `now_us` although no packet came; returns the FLOW rows."""
         parts = []
         while True:
-            n = kernel.expire(self._table, np.int64(now_us), self._out, np.int64(0))
+            n = kernel.expire(self._table, np.int64(now_us), self._out)
             parts.append(self._out[:n].copy())
             if n < len(self._out):
                 return np.concatenate(parts)
