@@ -1,8 +1,9 @@
 """From arrays of words to a model that can be shipped: train, count, weigh, calibrate.
 
 The last part of every data set, in the order of time, is held back: the LSTM stops where it predicts those words best, the
-verdict's weights are fitted on their conversation-hours against those of known attacks, and the same conversation-hours
-calibrate the verdict. Attacks play no part in what the voices learn, only in how much each is worth.
+verdict's weights are fitted on their conversation-hours (and the benign ones of labelled logs) against those of known
+attacks, and the held-back conversation-hours calibrate the verdict. Attacks play no part in what the voices learn, only
+in how much each is worth.
 
 `sensor.commands.train` reads the files and calls `assemble`; experiments and tests call it with arrays of their own.
 """
@@ -46,6 +47,8 @@ class Rows(NamedTuple):
     hour: NDArray[np.int64]
     attack: NDArray[np.bool_]
     """(N,) rows labelled as attacks; all False in training data."""
+    benign: NDArray[np.bool_]
+    """(N,) rows that are known to be benign; all True in training data."""
 
     def held_from(self, share: float) -> int:
         """First row of the held-back part."""
@@ -72,6 +75,8 @@ class Evidence(NamedTuple):
     """(H,) conversation-hours that end in the held-back part."""
     attack: NDArray[np.bool_]
     """(H,) conversation-hours with an attack row in them."""
+    benign: NDArray[np.bool_]
+    """(H,) conversation-hours with benign rows and no attack."""
     clock_hours: int
     """Hours of the held-back part in which anything happened."""
 
@@ -96,7 +101,8 @@ def assemble(
     if not learned or not held:
         raise ValueError("too few benign flows: both the part to train on and the part held back must have some")
     start = grow_model(begin.bundle.model, begin.came_from) if begin else None
-    trainer = Trainer(Shape(manifest.sizes, manifest.units, manifest.head), settings, begin=start, device=device)
+    shape = Shape(manifest.sizes, manifest.units, manifest.head)
+    trainer = Trainer(shape, settings, unlearned=np.array(manifest.unlearned), begin=start, device=device)
     trainer.run(learned, held, progress)
     counts = Counts.of(np.concatenate([rows.words[: rows.held_from(validation)] for rows in training]), manifest.sizes)
     bundle = Bundle(
@@ -125,20 +131,23 @@ def gather(bundle: Bundle, rows: Rows, validation: float) -> Evidence:
     scorer = Scorer(bundle, conversations=int(rows.slots.max(initial=0)) + 1, rounds=NO_LIMIT, every_column=True)
     largest, mean = scorer.evidence(rows.words, rows.slots, rows.restart, rows.hour)
     hours = conversation_hours(rows.slots, rows.restart, rows.hour)
-    attack = np.zeros(len(hours.last), np.bool_)
+    attack, benign = (np.zeros(len(hours.last), np.bool_) for _ in range(2))
     attack[hours.number[rows.attack]] = True
+    benign[hours.number[rows.benign]] = True
     first = rows.held_from(validation)
-    return Evidence(largest, mean, hours, hours.last >= first, attack, len(np.unique(rows.hour[first:])))
+    return Evidence(largest, mean, hours, hours.last >= first, attack, benign & ~attack, len(np.unique(rows.hour[first:])))
 
 
 def fit(
-    benign: Sequence[Evidence], attacks: Sequence[Evidence], parts: Sequence[str], *, voices: Sequence[str] = verdict.VOICES
+    trained: Sequence[Evidence], labelled: Sequence[Evidence], parts: Sequence[str], *, voices: Sequence[str] = verdict.VOICES
 ) -> Weights:
-    """Fit the verdict on whole conversation-hours: the held-back ones of benign data against those with an attack.
+    """Fit the verdict on whole conversation-hours: attacks against what is benign and was not trained on.
 
+    Benign are the held-back hours of the training data, and the benign rows of labelled logs: they come from networks that
+    the voices never saw, and without them the fit takes the customs of the training data's networks for innocence itself.
     Only `voices` may weigh anything: evaluation asks what one voice alone is worth.
     """
-    pieces = [(one, one.held & ~one.attack) for one in benign] + [(one, one.attack) for one in attacks]
+    pieces = [(one, one.held & one.benign) for one in trained] + [(one, one.attack | one.benign) for one in labelled]
     last = [one.hours.last[chosen] for one, chosen in pieces]
     largest = np.concatenate([one.largest[rows] for (one, _), rows in zip(pieces, last, strict=True)])
     mean = np.concatenate([one.mean[rows] for (one, _), rows in zip(pieces, last, strict=True)])

@@ -62,6 +62,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What the parts' values mean: the vocabulary's own affair, so nothing is said of its types here."""
     spread: tuple[float, ...]
     """ln of how many different things each value of the first part stands for: zeros but for ranges and the unknown."""
+    unlearned: tuple[int, ...]
+    """What each value of the first part would be had it not been learned: further training needs it."""
     source_kind: str
     """What it was trained on: "conn.log", "captures", "flow-csv", or several joined by "+"."""
     data: tuple[Source, ...] = ()
@@ -165,7 +167,7 @@ def _manifest(place: Path) -> Manifest:
         or len(manifest.parts) != len(manifest.sizes)
         or not manifest.sizes
         or min(manifest.sizes) < 1
-        or len(manifest.spread) != manifest.sizes[0]
+        or {len(manifest.spread), len(manifest.unlearned)} != {manifest.sizes[0]}
     ):
         raise ModelDoesNotFit(f"{place}: not a word model with a size for each of its parts: train it again")
     return manifest

@@ -5,9 +5,9 @@ into stretches that overlap: the overlap warms the state up and is not counted, 
 it would have in production. Stretches of similar length share a batch; the batches are shuffled by a seeded generator,
 and on one thread the same seed gives the same weights to the last bit.
 
-Services that training never saw must not look impossible later: now and then a service is replaced by the explicit
-unknown, as input and as what is to be predicted, so that the rest of such a word is predicted sensibly and the unknown
-has a small probability instead of none.
+Services that training never saw must not look impossible later: now and then a service is replaced by the
+range it belongs to, as input and as what is to be predicted, so that the rest of such a word is predicted sensibly and
+the unfamiliar has a small probability everywhere instead of none.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Settings:
     """Epochs without a better validation before training stops."""
     rate: float = 3e-3
     clip: float = 1.0
-    dropout: float = 0.1
-    weight_decay: float = 1e-4
-    unknown_share: float = 0.005
-    """Share of words whose first part is replaced by unknown (0) in training."""
+    dropout: float = 0.3
+    weight_decay: float = 1e-2
+    unlearned_share: float = 0.1
+    """Share of words whose first part is replaced by what it would be if it had not been learned."""
     batch_words: int = 2048
     stretch: int = 192
     """Words of a sequence that are judged together."""
@@ -122,10 +122,19 @@ def sort_conversations(slots: Ints, restart: NDArray[np.bool_]) -> tuple[NDArray
 
 
 class Trainer:
-    """Fits one word LSTM. Construct, then `run`; the best weights on the validation words are left in `model`."""
+    """Fits one word LSTM. Construct, then `run`; the best weights on the validation words are left in `model`.
+
+    `unlearned` (sizes[0],) says what each value of the first part would be had it not been learned (a range, unknown).
+    """
 
     def __init__(
-        self, shape: Shape, settings: Settings, *, begin: WordLSTM | None = None, device: torch.device | None = None
+        self,
+        shape: Shape,
+        settings: Settings,
+        *,
+        unlearned: NDArray[np.integer],
+        begin: WordLSTM | None = None,
+        device: torch.device | None = None,
     ) -> None:
         torch.manual_seed(settings.seed)
         self.settings = settings
@@ -134,6 +143,7 @@ class Trainer:
         if begin is not None:
             self.model.load_state_dict(begin.state_dict())
         self.model.to(self.device)
+        self._unlearned = torch.from_numpy(unlearned.astype(np.int64))
         self._random = torch.Generator().manual_seed(settings.seed)
 
     def run(
@@ -188,10 +198,10 @@ class Trainer:
     def _nats(self, batch: Batch, *, training: bool) -> tuple[Tensor, int]:
         """Sum of nats over the judged words of a batch, and their number."""
         words = batch.words
-        if training and self.settings.unknown_share > 0:
-            replaced = torch.rand(words.shape[:2], generator=self._random) < self.settings.unknown_share
+        if training and self.settings.unlearned_share > 0:
+            replaced = torch.rand(words.shape[:2], generator=self._random) < self.settings.unlearned_share
             words = words.clone()
-            words[..., 0].masked_fill_(replaced, 0)
+            words[..., 0] = torch.where(replaced, self._unlearned[words[..., 0]], words[..., 0])
         nats = self.model(words.to(self.device)).sum(dim=-1)
         return (nats * batch.judged.to(self.device)).sum(), int(batch.judged.sum())
 

@@ -114,8 +114,8 @@ def fit(
     *,
     weight: Floats | None = None,
     allowed: NDArray[np.bool_] | None = None,
-    ridge: float = 1e-2,
-    steps: int = 4000,
+    ridge: float = 3e-2,
+    steps: int = 2000,
 ) -> Weights:
     """Fit the weights to conversation-hours: (N, E) largest and mean evidence, (N,) which are attacks.
 

@@ -144,6 +144,11 @@ class Lexicon:
         new = [key for key in seen if key not in set(self.learned)]
         return Lexicon(self.kind, [*self.learned, *new]), self._table[new].astype(np.int64)
 
+    def unlearned(self) -> NDArray[np.int64]:
+        """(size,) the value that each value's key would have if it had not been learned: its range, or unknown."""
+        ground = Lexicon(self.kind, [])._table
+        return np.concatenate([np.arange(self._fixed), ground[list(self.learned)]]).astype(np.int64)
+
     def members(self) -> NDArray[np.int64]:
         """(size,) how many keys each value stands for: 1 for a learned one, thousands for a range; at least 1."""
         return np.maximum(np.bincount(self._table, minlength=self.size), 1).astype(np.int64)

@@ -149,6 +149,12 @@ class Vocabulary:
         lexicon, stood = self.lexicon.grown(flows, min_count=min_count, most=most)
         return Vocabulary(self.alphabet, self.parts, lexicon), stood
 
+    def unlearned(self, part: str) -> NDArray[np.int64]:
+        """What each value of a part would be if nothing were learned: training replaces some, to get used to the unfamiliar."""
+        if part in _LEARNED and self.lexicon is not None:
+            return self.lexicon.unlearned()
+        return np.arange(self._size(part))
+
     def members(self, part: str) -> NDArray[np.int64]:
         """How many different things each value of a part stands for; octaves count as one."""
         if part in _LEARNED and self.lexicon is not None:

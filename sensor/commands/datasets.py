@@ -107,12 +107,13 @@ def _batches(source: Source) -> Iterator[FlowBatch]:
 def fingerprint(path: str) -> tuple[str, str]:
     """Name and SHA-256 of a file for the manifest; of a folder, the SHA-256 of its files' names and hashes, sorted."""
     root = Path(path)
+    name = "/".join(root.resolve().parts[-2:])
     if not root.is_dir():
-        return root.name, _digest(root)
+        return name, _digest(root)
     listing = hashlib.sha256()
     for found in sorted(found for found in root.rglob("*") if found.is_file()):
         listing.update(f"{_digest(found)}  {found.relative_to(root)}\n".encode())
-    return root.resolve().name, listing.hexdigest()
+    return name, listing.hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -177,7 +177,7 @@ def learn(arguments: argparse.Namespace, command: str, data: Sequence[DataSet], 
 
     plan = lay_out(arguments, command, data)
     training = [rows_of(one, plan.vocabulary, benign_only=True) for one in data]
-    attacks = [rows_of(progress.read(path), plan.vocabulary, benign_only=False) for path in arguments.attacks]
+    attacks = [labelled_rows(progress.read(path), plan.vocabulary, arguments.files) for path in arguments.attacks]
     if attacks and not any(rows.attack.any() for rows in attacks):
         raise Misuse(f"{', '.join(arguments.attacks)}: no row has an attack's label, and --attacks wants some")
     return assemble(
@@ -240,6 +240,7 @@ def describe(
         head=before.head if before else Shape.head,
         vocabulary=vocabulary.to_json(),
         spread=tuple(round(math.log(members), 6) for members in vocabulary.members(vocabulary.parts[0])),
+        unlearned=tuple(vocabulary.unlearned(vocabulary.parts[0]).tolist()),
         source_kind="+".join(sorted({one.kind for one in data})),
         data=tuple(
             Source(name=name, sha256=digest, rows=len(one.benign()), licence=arguments.licence)
@@ -254,13 +255,23 @@ def describe(
 
 def rows_of(data: DataSet, vocabulary: Vocabulary, *, benign_only: bool) -> Rows:
     """A data set's flows as the rows that `models` reads."""
+    import numpy as np  # noqa: PLC0415
+
     from models.assemble import Rows  # noqa: PLC0415
     from sensor.conversations import Conversations  # noqa: PLC0415
 
     flows = data.benign() if benign_only else data.flows
-    turns = Conversations(conversations=CONVERSATIONS).turn(flows)
-    attack = data.attack & False if benign_only else data.attack
-    return Rows(vocabulary.words(flows, turns), turns.slots, turns.restart, turns.hour, attack[: len(flows)])
+    turns = Conversations(conversations=min(CONVERSATIONS, max(len(flows), 1))).turn(flows)
+    attack = np.zeros(len(flows), np.bool_) if benign_only else data.attack
+    benign = np.ones(len(flows), np.bool_) if benign_only else (data.labels == "") & ~data.unsure
+    return Rows(vocabulary.words(flows, turns), turns.slots, turns.restart, turns.hour, attack, benign)
+
+
+def labelled_rows(data: DataSet, vocabulary: Vocabulary, trained: Sequence[str]) -> Rows:
+    """Rows of a labelled log for the verdict; if it was trained on as well, its benign rows are left out."""
+    rows = rows_of(data, vocabulary, benign_only=False)
+    seen = any(os.path.samefile(data.path, path) for path in trained)
+    return rows._replace(benign=rows.benign & (not seen))
 
 
 class Progress:
