@@ -77,7 +77,7 @@ def _prefetch_code(context, builder, signature, args):  # type: ignore[no-untype
     place = builder.gep(base, [builder.add(builder.mul(index, array.itemsize), offset)])
     i32 = ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [place.type, i32, i32, i32])
-    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")  # type: ignore[no-untyped-call]
     builder.call(function, [place, i32(1), i32(3), i32(1)])  # for writing, keep in all caches, data
     return context.get_dummy_value()
 

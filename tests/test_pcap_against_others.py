@@ -17,7 +17,7 @@ Stamped = tuple[int, bytes]
 
 def by_netseq(path: Path) -> list[Stamped]:
     source = CaptureSource([path])
-    found = []
+    found: list[Stamped] = []
     for block in source:
         ends = block.frames["offset"] + block.frames["captured_bytes"]
         spans = zip(block.frames["ts_us"].tolist(), block.frames["offset"].tolist(), ends.tolist(), strict=True)

@@ -68,7 +68,8 @@ interfaces = st.tuples(
 def sections(draw):
     """One pcapng section: its bytes, the frames in it, and what else is to be counted."""
     big = draw(st.booleans())
-    raw, frames, skipped, unstamped = write.section(big=big, options=write.option(1, b"a comment", big=big)), [], 0, 0
+    raw, skipped, unstamped = write.section(big=big, options=write.option(1, b"a comment", big=big)), 0, 0
+    frames: list[tuple[int | None, bytes, int, int]] = []
     described = draw(st.lists(interfaces, min_size=1, max_size=5))
     for link_type, resolution, offset_s in described:
         raw += write.interface(big=big, link_type=link_type, resolution=resolution, offset_s=offset_s)
