@@ -24,6 +24,8 @@ LAST = 1 / 1000
 """Share of the sample beyond which the Pareto takes over."""
 LEAST = 30
 """Excesses that a fit needs: a smaller sample lends more than its last per mille, up to a tenth of it."""
+DIGITS = 5
+"""Decimals of a verdict in the manifest; the sample is rounded first, so that what is written is what was fitted."""
 KEPT = 512
 """Quantiles that the manifest keeps: the sample thins out to these, all of its tail included."""
 
@@ -66,9 +68,9 @@ class Calibration:
         """What the manifest carries."""
         return {
             "conversation_hours": self.n,
-            "verdicts": [round(float(v), 5) for v in self.verdicts],
+            "verdicts": [round(float(v), DIGITS) for v in self.verdicts],
             "at_least": [int(count) for count in self.at_least],
-            "threshold": round(self.threshold, 5),
+            "threshold": round(self.threshold, DIGITS),
             "shape": round(self.shape, 6),
             "scale": round(self.scale, 6),
             "conversation_hours_per_day": round(self.per_day, 3),
@@ -105,7 +107,7 @@ def calibrate(verdicts: NDArray[np.floating], days: float) -> Calibration:
 
     ValueError when there are fewer than 10: nothing can be said of one in a thousand then.
     """
-    sample = np.sort(verdicts.astype(np.float64))
+    sample = np.sort(np.round(verdicts.astype(np.float64), DIGITS))
     n = len(sample)
     if n < 10:
         raise ValueError(
