@@ -50,7 +50,7 @@ def measured(path: str) -> dict[int, float]:
     for batch in BATCHES:
         table = Conversations(conversations=settings.conversations.table)
         scorer = Scorer(
-            engine.scorer.bundle,
+            engine.judge.scorer.bundle,
             conversations=settings.conversations.table,
             device=torch.device("cpu"),
             rounds=settings.model.rounds,
@@ -59,9 +59,9 @@ def measured(path: str) -> dict[int, float]:
         while spent_s < LEAST_S:
             for first in range(0, len(flows) - batch + 1, batch):
                 turns = table.turn(flows[first : first + batch])
-                words = engine.vocabulary.words(flows[first : first + batch], turns)
+                words = engine.judge.vocabulary.words(flows[first : first + batch], turns)
                 begun_s = time.thread_time()
-                scorer.score(words, turns.slots, turns.restart, turns.hour, explain_p=engine.detector.ceiling)
+                scorer.score(words, turns.slots, turns.restart, turns.hour, explain_p=engine.judge.detector.ceiling)
                 if spent_s < 0:
                     spent_s = 0.0
                     continue

@@ -31,6 +31,7 @@ Quiet = Annotated[float, Meta(ge=0, le=30 * 86_400)]
 Slots = Annotated[int, Meta(ge=64, le=1 << 26)]
 Rows = Annotated[int, Meta(ge=1, le=1 << 20)]
 Probability = Annotated[float, Meta(gt=0, le=1)]
+Threads = Annotated[int, Meta(ge=1, le=1024)]
 Budget = Annotated[float, Meta(gt=0, le=1e6)]
 Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
@@ -81,6 +82,7 @@ class Model(Section, frozen=True):
 
     path: Annotated[str, 'folder of a model made by netseq-train; "" is the one that comes with netseq'] = ""
     device: Annotated[Device, '"auto" is CUDA where there is one; or "cpu", "cuda", "cuda:1"'] = "auto"
+    threads: Annotated[Threads, "threads of the models on the CPU; batches are small, and another core makes the flows"] = 1
     batch_flows: Annotated[Rows, "flows scored at a time; speed depends on it, no result does"] = 2048
     rounds: Annotated[Rows, "flows of one conversation stepped in a batch; more are sampled, the rest counted as shed"] = 64
 

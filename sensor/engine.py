@@ -1,13 +1,15 @@
 """The engine: the path of a packet from a block of frames to an alert, without any I/O.
 
-`feed` takes raw frames, `feed_flows` finished flows of a log; both end in the same flows, gathered into batches of one
-size, because the models are fast only on batches. The batches are cut by number and not by time, so that a replay gives
-the same alerts whatever the size of the blocks it is fed. `tick` is for live use: it ends what is due and scores what has
-gathered although no packet came. `drain` ends everything. Commands own the files, the clock and the device's choice.
+It has two halves. `Assembly` makes flows: frames decoded, folded into flows, and gathered into batches of one size, because
+the models are fast only on batches. `Judge` makes alerts: words, conversations, scores, the decision. `Engine` is both, one
+after the other; a command with two cores to spend runs each half on one (`commands.ahead`). Batches are cut by number and
+not by time, so that a replay gives the same alerts whatever the size of the blocks it is fed. `tick` is for live use: it
+ends what is due and scores what has gathered although no packet came. `drain` ends everything.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,47 +29,11 @@ if TYPE_CHECKING:
     import torch
 
 
-class Gathering:
-    """Flows in the order in which they ended, gathered into batches of `batch_flows`."""
+class Assembly:
+    """From frames, or the flows of a log, to batches of `model.batch_flows` ended flows, in the order in which they ended."""
 
-    def __init__(self, batch_flows: int) -> None:
-        self._rows = np.zeros(batch_flows, FLOW)
-        self._uids: list[str | None] = [None] * batch_flows
-        self.waiting = 0
-
-    def add(self, flows: NDArray[np.void], uids: list[str] | None, start: int) -> int:
-        """Take flows[start:] while there is room; returns the first one that was not taken."""
-        end = min(len(flows), start + len(self._rows) - self.waiting)
-        here = slice(self.waiting, self.waiting + end - start)
-        self._rows[here] = flows[start:end]
-        self._uids[here] = uids[start:end] if uids else [None] * (end - start)
-        self.waiting = here.stop
-        return end
-
-    @property
-    def full(self) -> bool:
-        """Is there a whole batch?"""
-        return self.waiting == len(self._rows)
-
-    def take(self) -> tuple[NDArray[np.void], list[str | None]]:
-        """Hand over what has gathered: rows that stay valid until the next `add`."""
-        n, self.waiting = self.waiting, 0
-        return self._rows[:n], self._uids[:n]
-
-
-class Engine:
-    """Packets or flows in, alerts out.
-
-    `bundle` is a loaded model, `device` where it runs (None takes CUDA when there is one). Memory is laid out here, once.
-    Raises ModelDoesNotFit or VocabularyDoesNotFit, one line each.
-    """
-
-    def __init__(self, settings: Settings, bundle: Bundle, *, device: torch.device | None = None) -> None:
-        flows, conversations, detect = settings.flows, settings.conversations, settings.detect
-        manifest, prior = bundle.manifest, bundle.calibration.per_day
-        if not prior > 0:
-            raise ModelDoesNotFit(f"{manifest.name} {manifest.version} is not calibrated: train it on more benign hours")
-        self.vocabulary = Vocabulary.from_json(manifest.vocabulary)
+    def __init__(self, settings: Settings) -> None:
+        flows = settings.flows
         self.decoder = Decoder(
             tunnels=settings.decode.tunnels, fragments=settings.decode.fragments, payload=settings.decode.payload
         )
@@ -78,48 +44,37 @@ class Engine:
             attempt_s=flows.attempt_s,
             active_s=flows.active_s,
         )
-        self.conversations = Conversations(conversations=conversations.table, restart_s=conversations.restart_s)
-        self.scorer = Scorer(bundle, conversations=conversations.table, device=device, rounds=settings.model.rounds)
-        self.detector = Detector(
-            vocabulary=self.vocabulary,
-            model=f"{manifest.name} {manifest.version}",
-            capacity=conversations.table,
-            expected_conversation_hours_per_day=prior,
-            budget_per_day=detect.budget_per_day,
-            max_p=detect.max_p,
-            quiet_s=detect.quiet_s,
-        )
-        self._gathering = Gathering(settings.model.batch_flows)
+        self._batch_flows = settings.model.batch_flows
+        self._rows = np.empty(0, FLOW)
+        self._uids: list[str | None] = []
+        self._waiting = 0
         self._frames = 0
-        self._words = 0
-        self._flows_from_logs = 0
+        self._from_logs = 0
 
-    def feed(self, block: FrameBlock) -> list[Alert]:
-        """Take a block of raw frames; returns the alerts that became due."""
+    def feed(self, block: FrameBlock | FlowBatch) -> Iterator[FlowBatch]:
+        """Take raw frames, or finished flows; yields the batches that became whole. Run it to its end."""
+        if isinstance(block, FlowBatch):
+            self._from_logs += len(block.flows)
+            return self._gather(block.flows, block.uids)
         self._frames += len(block.frames)
-        return self._judge(self.table.feed(self.decoder.decode(block)))
+        return self._gather(self.table.feed(self.decoder.decode(block)))
 
-    def feed_flows(self, batch: FlowBatch) -> list[Alert]:
-        """Take finished flows of a log; returns the alerts that became due."""
-        self._flows_from_logs += len(batch.flows)
-        return self._judge(batch.flows, batch.uids)
+    def expire(self, now_us: int) -> Iterator[FlowBatch]:
+        """End what is due at `now_us`; yields all batches, the last one of what was waiting."""
+        yield from self._gather(self.table.expire(now_us))
+        yield from self._rest()
 
-    def tick(self, now_us: int) -> list[Alert]:
-        """Let packet time pass without a packet: end what is due and score what has gathered."""
-        return self._judge(self.table.expire(now_us)) + self._score()
-
-    def drain(self) -> list[Alert]:
-        """End all flows, because the input ended, and score what is left."""
-        alerts: list[Alert] = []
+    def drain(self) -> Iterator[FlowBatch]:
+        """End all flows, because the input ended; yields all batches."""
         while len(flows := self.table.drain()):
-            alerts += self._judge(flows)
-        return alerts + self._score()
+            yield from self._gather(flows)
+        yield from self._rest()
 
     def counters(self) -> dict[str, int]:
-        """Everything counted so far, by the names of `sensor.metrics`."""
+        """What was counted so far, by the names of `sensor.metrics`."""
         ended = {f"flows_ended.{name}": int(n) for name, n in zip(ENDS, self.table.ended, strict=True) if n}
-        if self._flows_from_logs:
-            ended["flows_ended.log"] = self._flows_from_logs
+        if self._from_logs:
+            ended["flows_ended.log"] = self._from_logs
         return {
             "packets_read": self._frames,
             "packets_in_flows": self.table.packets,
@@ -129,6 +84,67 @@ class Engine:
             "flows_live": self.table.live,
             "flows_evicted": int(self.table.ended[END_FULL]),
             "clock_steps_back": self.table.steps_back,
+        }
+
+    def _gather(self, flows: NDArray[np.void], uids: Sequence[str | None] | None = None) -> Iterator[FlowBatch]:
+        """Copy flows behind those that wait, and yield what becomes a whole batch."""
+        taken = 0
+        while taken < len(flows):
+            if not self._waiting:
+                self._rows = np.empty(self._batch_flows, FLOW)
+            end = min(len(flows), taken + self._batch_flows - self._waiting)
+            self._rows[self._waiting : self._waiting + end - taken] = flows[taken:end]
+            self._uids += uids[taken:end] if uids else [None] * (end - taken)
+            self._waiting += end - taken
+            taken = end
+            if self._waiting == self._batch_flows:
+                yield from self._rest()
+
+    def _rest(self) -> Iterator[FlowBatch]:
+        """Yield what waits, whole batch or not."""
+        if self._waiting:
+            batch = FlowBatch(self._rows[: self._waiting], self._uids)
+            self._uids, self._waiting = [], 0
+            yield batch
+
+
+class Judge:
+    """From batches of flows to alerts: the models, and the memory of who said what to whom.
+
+    `bundle` is a loaded model, `device` where it runs (None takes CUDA when there is one). Memory is laid out here, once.
+    Raises ModelDoesNotFit or VocabularyDoesNotFit, one line each.
+    """
+
+    def __init__(self, settings: Settings, bundle: Bundle, *, device: torch.device | None = None) -> None:
+        manifest, prior = bundle.manifest, bundle.calibration.per_day
+        if not prior > 0:
+            raise ModelDoesNotFit(f"{manifest.name} {manifest.version} is not calibrated: train it on more benign hours")
+        slots = settings.conversations.table
+        self.vocabulary = Vocabulary.from_json(manifest.vocabulary)
+        self.conversations = Conversations(conversations=slots, restart_s=settings.conversations.restart_s)
+        self.scorer = Scorer(bundle, conversations=slots, device=device, rounds=settings.model.rounds)
+        self.detector = Detector(
+            vocabulary=self.vocabulary,
+            model=f"{manifest.name} {manifest.version}",
+            capacity=slots,
+            expected_conversation_hours_per_day=prior,
+            budget_per_day=settings.detect.budget_per_day,
+            quiet_s=settings.detect.quiet_s,
+            max_p=settings.detect.max_p,
+        )
+        self._words = 0
+
+    def judge(self, batch: FlowBatch) -> list[Alert]:
+        """Turn flows into words, score them, and decide."""
+        turns = self.conversations.turn(batch.flows)
+        words = self.vocabulary.words(batch.flows, turns)
+        scored = self.scorer.score(words, turns.slots, turns.restart, turns.hour, explain_p=self.detector.ceiling)
+        self._words += len(words)
+        return self.detector.decide(batch.flows, words, turns, scored, batch.uids)
+
+    def counters(self) -> dict[str, int]:
+        """What was counted so far, by the names of `sensor.metrics`."""
+        return {
             "conversations_started": self.conversations.started,
             "conversations_live": self.conversations.live,
             "conversations_evicted": self.conversations.evicted,
@@ -137,23 +153,29 @@ class Engine:
             **self.detector.counters(),
         }
 
-    def _judge(self, flows: NDArray[np.void], uids: list[str] | None = None) -> list[Alert]:
-        """Gather flows, and score each batch that becomes whole."""
-        alerts: list[Alert] = []
-        done = 0
-        while done < len(flows):
-            done = self._gathering.add(flows, uids, done)
-            if self._gathering.full:
-                alerts += self._score()
-        return alerts
 
-    def _score(self) -> list[Alert]:
-        """Turn what has gathered into words, score them, and decide."""
-        flows, uids = self._gathering.take()
-        if not len(flows):
-            return []
-        turns = self.conversations.turn(flows)
-        words = self.vocabulary.words(flows, turns)
-        scored = self.scorer.score(words, turns.slots, turns.restart, turns.hour, explain_p=self.detector.ceiling)
-        self._words += len(flows)
-        return self.detector.decide(flows, words, turns, scored, uids)
+class Engine:
+    """Packets or flows in, alerts out: both halves, one after the other. Arguments and errors are those of Judge."""
+
+    def __init__(self, settings: Settings, bundle: Bundle, *, device: torch.device | None = None) -> None:
+        self.judge = Judge(settings, bundle, device=device)
+        self.assembly = Assembly(settings)
+
+    def feed(self, block: FrameBlock | FlowBatch) -> list[Alert]:
+        """Take a block of raw frames, or finished flows of a log; returns the alerts that became due."""
+        return self._all(self.assembly.feed(block))
+
+    def tick(self, now_us: int) -> list[Alert]:
+        """Let packet time pass without a packet: end what is due and score what has gathered."""
+        return self._all(self.assembly.expire(now_us))
+
+    def drain(self) -> list[Alert]:
+        """End all flows, because the input ended, and score what is left."""
+        return self._all(self.assembly.drain())
+
+    def counters(self) -> dict[str, int]:
+        """Everything counted so far, by the names of `sensor.metrics`."""
+        return self.assembly.counters() | self.judge.counters()
+
+    def _all(self, batches: Iterable[FlowBatch]) -> list[Alert]:
+        return [alert for batch in batches for alert in self.judge.judge(batch)]

@@ -11,6 +11,7 @@ code a signed and an unsigned 64-bit integer meet in a float, which would lose d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -190,7 +191,7 @@ class FlowBatch(NamedTuple):
 
     flows: NDArray[np.void]
     """(n,) FLOW rows."""
-    uids: list[str] | None = None
+    uids: Sequence[str | None] | None = None
     """Zeek's uid of each row, when the flows came from Zeek."""
     labels: list[str] | None = None
     """The label of each row, when the source is a labelled data set ("" is benign)."""

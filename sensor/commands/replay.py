@@ -162,23 +162,31 @@ def replay(arguments: argparse.Namespace, settings: config.Settings) -> int:
 def run(source: Source, engine: Engine, outlets: Sequence[Outlet], *, quiet: bool) -> Report:
     """Feed the engine everything that the source has. An interrupt ends the input early; what was read is still scored."""
     from sensor.commands import terminal  # noqa: PLC0415
-    from sensor.schema import FrameBlock  # noqa: PLC0415
+    from sensor.commands.ahead import Ahead  # noqa: PLC0415
 
     begun = drawn = time.monotonic()
     interrupted = False
     with terminal.Bar(shown=not quiet) as bar:
+
+        def draw() -> None:
+            nonlocal drawn
+            now = time.monotonic()
+            if now - drawn >= DRAW_EVERY_S:
+                drawn = now
+                bar.update(source.bytes_done, source.bytes_total, engine.counters())
+
         bar.update(0, source.bytes_total, {})
-        try:
-            for batch in source:
-                alerts = engine.feed(batch) if isinstance(batch, FrameBlock) else engine.feed_flows(batch)
-                hand_out(alerts, outlets)
-                now = time.monotonic()
-                if now - drawn >= DRAW_EVERY_S:
-                    drawn = now
-                    bar.update(source.bytes_done, source.bytes_total, engine.counters())
-        except KeyboardInterrupt:
-            interrupted = True
-        hand_out(engine.drain(), outlets)
+        batches = Ahead(source, engine.assembly, draw)
+        while True:
+            try:
+                for batch in batches:
+                    hand_out(engine.judge.judge(batch), outlets)
+                    draw()
+                break
+            except KeyboardInterrupt:
+                interrupted = True
+            finally:
+                batches.stop()
     return Report(engine.counters() | losses_of(source), time.monotonic() - begun, interrupted)
 
 
@@ -231,6 +239,7 @@ def open_engine(settings: config.Settings) -> Engine:
     name = settings.model.device
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise Misuse(f"model.device is {name}, but torch finds no CUDA device here: set it to auto or cpu")
+    torch.set_num_threads(settings.model.threads)
     bundle = load(settings.model.path or DEFAULT_MODEL)
     return Engine(settings, bundle, device=None if name == "auto" else torch.device(name))
 
