@@ -91,7 +91,7 @@ class Detect(Section, frozen=True):
     """When a verdict becomes an alert."""
 
     budget_per_day: Annotated[Budget, "false alarms a day that are accepted, at the rate of conversations seen"] = 20.0
-    max_p: Annotated[Probability, "p-value above which nothing alerts, however large the budget"] = 0.002
+    max_p: Annotated[Probability, "p-value above which nothing alerts, however large the budget"] = 0.01
     quiet_s: Annotated[Quiet, "seconds of packet time in which a conversation alerts once and counts the rest"] = 3600.0
 
 
