@@ -83,7 +83,7 @@ class Model(Section, frozen=True):
     path: Annotated[str, 'folder of a model made by netseq-train; "" is the one that comes with netseq'] = ""
     device: Annotated[Device, '"auto" is CUDA where there is one; or "cpu", "cuda", "cuda:1"'] = "auto"
     threads: Annotated[Threads, "threads of the models on the CPU; batches are small, and another core makes the flows"] = 1
-    batch_flows: Annotated[Rows, "flows scored at a time; speed depends on it, no result does"] = 2048
+    batch_flows: Annotated[Rows, "flows scored at a time; speed depends on it, and of the results the last digits"] = 2048
     rounds: Annotated[Rows, "flows of one conversation stepped in a batch; more are sampled, the rest counted as shed"] = 64
 
 

@@ -7,8 +7,10 @@ order of the input, and so are the alerts: the same as those of `Engine.feed` ca
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 
 from sensor.engine import Assembly
@@ -19,6 +21,9 @@ AHEAD = 4
 
 WAIT_S = 0.1
 """How often the caller is called back while nothing is ready, so that it can show that time passes."""
+
+LEAVE_S = 2.0
+"""How long `close` waits for the thread: a block takes it milliseconds, but a pipe may never give another byte."""
 
 
 class Ahead:
@@ -45,6 +50,14 @@ class Ahead:
     def stop(self) -> None:
         """End the input after the block that is being read."""
         self._stopped.set()
+
+    def close(self) -> None:
+        """End the input and let go of what was read, so that no kernel runs when the process ends."""
+        self.stop()
+        until = time.monotonic() + LEAVE_S
+        while self._thread.is_alive() and time.monotonic() < until:
+            with contextlib.suppress(queue.Empty):
+                self._ready.get(timeout=WAIT_S / 10)
 
     def __iter__(self) -> Iterator[FlowBatch]:
         """Yield batches until the input has ended. A second iteration goes on where the first was left."""

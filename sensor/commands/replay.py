@@ -157,44 +157,57 @@ def replay(arguments: argparse.Namespace, settings: config.Settings) -> int:
         if isinstance(error.__cause__, BrokenPipeError):
             return READER_GONE
         return fail(str(error), DAMAGED)
+    except KeyboardInterrupt:
+        return fail("interrupted", INTERRUPTED)
 
 
 def run(source: Source, engine: Engine, outlets: Sequence[Outlet], *, quiet: bool) -> Report:
-    """Feed the engine everything that the source has. An interrupt ends the input early; what was read is still scored."""
+    """Feed the engine everything that the source has.
+
+    An interrupt ends the input early, and what was read is still scored; a second one ends the run.
+    """
     from sensor.commands import terminal  # noqa: PLC0415
     from sensor.commands.ahead import Ahead  # noqa: PLC0415
 
     begun = drawn = time.monotonic()
+    alerts = 0
     interrupted = False
-    with terminal.Bar(shown=not quiet) as bar:
+    with contextlib.ExitStack() as stack:
+        bar = stack.enter_context(terminal.Bar(shown=not quiet))
 
         def draw() -> None:
             nonlocal drawn
-            now = time.monotonic()
-            if now - drawn >= DRAW_EVERY_S:
-                drawn = now
-                bar.update(source.bytes_done, source.bytes_total, engine.counters())
+            if time.monotonic() - drawn >= DRAW_EVERY_S:
+                drawn = time.monotonic()
+                bar.update(source.bytes_done, source.bytes_total, packets_of(source), alerts)
 
-        bar.update(0, source.bytes_total, {})
-        batches = Ahead(source, engine.assembly, draw)
+        bar.update(0, source.bytes_total, 0, 0)
+        batches = stack.enter_context(contextlib.closing(Ahead(source, engine.assembly, draw)))
         while True:
             try:
                 for batch in batches:
-                    hand_out(engine.judge.judge(batch), outlets)
+                    alerts += hand_out(engine.judge.judge(batch), outlets)
                     draw()
                 break
             except KeyboardInterrupt:
+                if interrupted:
+                    raise
                 interrupted = True
-            finally:
                 batches.stop()
     return Report(engine.counters() | losses_of(source), time.monotonic() - begun, interrupted)
 
 
-def hand_out(alerts: Sequence[Alert], outlets: Sequence[Outlet]) -> None:
-    """Write alerts everywhere."""
+def packets_of(source: Source) -> int:
+    """Packets read so far; a log has none."""
+    return getattr(source, "frames", 0)
+
+
+def hand_out(alerts: Sequence[Alert], outlets: Sequence[Outlet]) -> int:
+    """Write alerts everywhere; returns their number."""
     if alerts:
         for outlet in outlets:
             outlet.write(alerts)
+    return len(alerts)
 
 
 def losses_of(source: Source) -> dict[str, int]:

@@ -162,9 +162,8 @@ class Bar:
         self._progress = Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal))
         self._task = self._progress.add_task("replaying", total=None, packets=0)
 
-    def update(self, done: int, total: int | None, counters: Mapping[str, int]) -> None:
+    def update(self, done: int, total: int | None, packets: int, alerts: int) -> None:
         """Show how far the input is read: `done` of `total` bytes, None when nobody knows how many there are."""
-        alerts, packets = counters.get("alerts_raised", 0), counters.get("packets_read", 0)
         named = f"replaying, {alerts:,} alert{'s' * (alerts != 1)}" if alerts else "replaying"
         self._progress.update(self._task, completed=done, total=total, packets=packets, description=named)
 
