@@ -3,9 +3,10 @@
 A verdict belongs to a conversation and an hour of packet time, and its p-value is the share of benign conversation-hours
 that reach it. So the rate of conversation-hours turns a budget of false alarms a day into a threshold on the p-value:
 
-    threshold = min(max_p, budget_per_day / rate),   rate = max(seen in the last 24 hours of packet time, the model's prior)
+    threshold = min(max_p, budget_per_day / rate),   rate = max(seen a day, the model's prior)
 
-The prior keeps a short replay from alerting on everything, and `max_p` a quiet network from alerting on what is merely
+What is seen a day is counted over the last 24 hours of packet time; before there are as many, the hours there are stand for
+the whole day, so that a minute of a busy network is not taken for all that happens in a day. The prior keeps a short replay from alerting on everything, and `max_p` a quiet network from alerting on what is merely
 unusual. Three rules follow, all of them taken flow by flow, so that no cut into batches changes an alert:
 
 - A flow raises an alert when it lifts the verdict of its conversation-hour to a new height that is over the threshold, and
@@ -71,9 +72,9 @@ WATCH = np.dtype(
 RAISED = np.dtype([("row", "<i8"), ("count", "<i8"), ("first_us", "<i8"), ("last_us", "<i8"), ("rate", "<f8")])
 """One alert as the kernel found it: its row in the batch, what it stands for, and the rate of conversation-hours then."""
 
-HEAD, DAY, HOURS, SUPPRESSED, LOST, BEGUN = range(6)
-"""Places in the detector's array of counts: latest hour, conversation-hours of the last day, and of all time; flows that
-were suppressed; those of them that no alert can tell of any more; 1 after the first flow."""
+HEAD, FIRST, DAY, HOURS, SUPPRESSED, LOST, BEGUN = range(7)
+"""Places in the detector's array of counts: latest hour, and first one of the ring; conversation-hours of the last day, and
+of all time; flows that were suppressed; those of them that no alert can tell of any more; 1 after the first flow."""
 
 
 class Flows(NamedTuple):
@@ -112,7 +113,7 @@ def _count_hour(ring: NDArray[np.int64], counts: NDArray[np.int64], hour: int) -
         ring[:] = 0
         counts[DAY] = 0
         counts[BEGUN] = 1
-        counts[HEAD] = head = hour
+        counts[HEAD] = counts[FIRST] = head = hour
     while head < hour:
         head += 1
         counts[DAY] -= ring[head % RATE_HOURS]
@@ -121,6 +122,13 @@ def _count_hour(ring: NDArray[np.int64], counts: NDArray[np.int64], hour: int) -
     ring[head % RATE_HOURS] += 1
     counts[DAY] += 1
     counts[HOURS] += 1
+
+
+@njit
+def _rate(counts: NDArray[np.int64], prior: float) -> float:
+    """Conversation-hours a day: those of the last 24 hours of packet time, or of the hours there are as if all were so."""
+    hours = min(counts[HEAD] - counts[FIRST] + 1, RATE_HOURS)
+    return max(prior, counts[DAY] * RATE_HOURS / hours)
 
 
 @njit
@@ -160,7 +168,7 @@ def _watch(
         lifted = verdict[i] > watch["peak"] + np.float32(LIFT)
         if lifted:
             watch["peak"] = verdict[i]
-        rate = max(prior, float(counts[DAY]))
+        rate = _rate(counts, prior)
         if not p_value[i] <= min(max_p, budget_per_day / rate):
             continue
         if watch["pending"] == 0:
@@ -227,8 +235,8 @@ class Detector:
         return min(self.max_p, self.budget_per_day / self.prior)
 
     def rate(self) -> float:
-        """Conversation-hours a day: those of the last 24 hours of packet time, or the model's prior if that is more."""
-        return max(self.prior, float(self._counts[DAY]))
+        """Conversation-hours a day: those seen, or the model's prior if that is more."""
+        return float(_rate(self._counts, self.prior))
 
     def threshold(self) -> float:
         """The p-value under which a verdict alerts at this moment."""

@@ -94,9 +94,11 @@ def _surprise(reasons: tuple[Reason, ...]) -> str:
 
 def _rarity(per_day: float) -> str:
     """Say how often a false alarm like this is to be expected."""
-    if per_day >= 0.95:
+    if per_day >= 1.5:
         return f"{per_day:.0f} a day"
     days = 1 / per_day if per_day > 0 else np.inf
+    if days < 1.5:
+        return "one a day"
     return f"one in {days:,.0f} days" if days < 1000 else "less than one in 1,000 days"
 
 

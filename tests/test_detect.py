@@ -131,15 +131,21 @@ def test_threshold_falls_with_the_conversation_hours_of_the_last_day_and_recover
     watcher = detector(expected_conversation_hours_per_day=3.0, budget_per_day=0.003, quiet_s=0.0)
     table = Conversations(conversations=8)
     decide(watcher, [at(60, -5, 1.0, (0, n)) for n in (1, 2, 3)] * 2, table)
-    assert watcher.rate() == 3.0  # three conversations, one hour each: twice the flows are not twice the verdicts
-    decide(watcher, [at(3600 + 60, -5, 1.0, (0, n)) for n in (1, 2, 3)], table)
-    assert watcher.rate() == 6.0
-    assert watcher.threshold() == 0.003 / 6
-    decide(watcher, [at(24 * 3600 + 60, -5, 1.0)], table)
-    assert watcher.rate() == 4.0  # the first hour has left the day, one came
-    decide(watcher, [at(80 * 3600, -5, 1.0)], table)
+    assert watcher.rate() == 3.0 * 24  # twice the flows are not twice the verdicts, and one hour stands for all of the day
+    decide(watcher, [at(3600 + 60, -5, 1.0, (0, 1))], table)
+    assert watcher.rate() == 4.0 * 24 / 2
+    assert watcher.threshold() == 0.003 / 48
+    decide(watcher, [at(12 * 3600 + 60, -5, 1.0)], table)
+    assert watcher.rate() == 5.0 * 24 / 13
+    decide(watcher, [at(24 * 3600 + 60, -5, 1.0, (0, n)) for n in (1, 2)], table)
+    assert watcher.rate() == 4.0  # the first hour has left the day
+    decide(watcher, [at(25 * 3600 + 60, -5, 1.0)] * 2, table)
+    assert watcher.rate() == 4.0  # one has left, one came
+    decide(watcher, [at(47 * 3600 + 60, -5, 1.0)], table)
+    assert watcher.rate() == 4.0
+    decide(watcher, [at(49 * 3600 + 60, -5, 1.0)], table)
     assert watcher.rate() == 3.0  # the prior again
-    assert watcher.conversation_hours == 8
+    assert watcher.conversation_hours == 10
 
 
 def test_one_packet_from_the_future_does_not_stop_the_count_from_forgetting() -> None:
@@ -311,6 +317,7 @@ def test_alerts_do_not_depend_on_the_cut_into_batches(
 def truth(events: list[Event], *, prior: float, budget: float, quiet_us: int) -> Iterator[tuple[int, int]]:
     """Say slowly which rows alert and what they count, for conversations that are never evicted."""
     hours: list[tuple[int, frozenset[int]]] = []
+    began = 0
     peak: dict[tuple[frozenset[int], int], float] = {}
     last_end: dict[frozenset[int], int] = {}
     last_alert: dict[frozenset[int], int] = {}
@@ -322,9 +329,12 @@ def truth(events: list[Event], *, prior: float, budget: float, quiet_us: int) ->
         last_end[pair] = event.last_us if restart else max(last_end[pair], event.last_us)
         if restart or (pair, hour) not in peak:
             peak[pair, hour] = -math.inf
-            hours.append((hour, pair))
+            if not hours or abs(hour - max(hour for hour, _ in hours)) >= 24:
+                hours, began = [], hour
+            hours.append((max(hour, *(hour for hour, _ in hours)) if hours else hour, pair))
         newest = max(hour for hour, _ in hours)
-        rate = max(prior, sum(1 for hour, _ in hours if hour > newest - 24))
+        seen = sum(1 for hour, _ in hours if hour > newest - 24)
+        rate = max(prior, seen * 24 / min(newest - began + 1, 24))
         lifted = event.verdict > peak[pair, hour] + LIFT
         if lifted:
             peak[pair, hour] = event.verdict
@@ -473,7 +483,7 @@ def test_message_of_icmp_names_type_and_code() -> None:
 @pytest.mark.parametrize(
     ("p_value", "words"),
     [
-        (9.6e-4, "1 a day"),
+        (9.6e-4, "one a day"),
         (3e-4, "one in 3 days"),
         (2e-6, "one in 500 days"),
         (1e-9, "less than one in 1,000 days"),
