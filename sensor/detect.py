@@ -6,8 +6,9 @@ that reach it. So the rate of conversation-hours turns a budget of false alarms 
     threshold = min(max_p, budget_per_day / rate),   rate = max(seen a day, the model's prior)
 
 What is seen a day is counted over the last 24 hours of packet time; before there are as many, the hours there are stand for
-the whole day, so that a minute of a busy network is not taken for all that happens in a day. The prior keeps a short replay from alerting on everything, and `max_p` a quiet network from alerting on what is merely
-unusual. Three rules follow, all of them taken flow by flow, so that no cut into batches changes an alert:
+the whole day, so that a minute of a busy network is not taken for all that happens in a day. The prior keeps a short replay
+from alerting on everything, and `max_p` a quiet network from alerting on what is merely unusual. Three rules follow, all of
+them taken flow by flow, so that no cut into batches changes an alert:
 
 - A flow raises an alert when it lifts the verdict of its conversation-hour to a new height that is over the threshold, and
   the conversation's quiet time is over. What merely follows in an alarming hour raises nothing: the verdict is not its doing.
@@ -128,7 +129,7 @@ def _count_hour(ring: NDArray[np.int64], counts: NDArray[np.int64], hour: int) -
 def _rate(counts: NDArray[np.int64], prior: float) -> float:
     """Conversation-hours a day: those of the last 24 hours of packet time, or of the hours there are as if all were so."""
     hours = min(counts[HEAD] - counts[FIRST] + 1, RATE_HOURS)
-    return max(prior, counts[DAY] * RATE_HOURS / hours)
+    return max(prior, float(counts[DAY] * RATE_HOURS) / float(hours))
 
 
 @njit
