@@ -12,8 +12,8 @@ import numpy as np
 from sensor.kernels import part
 from sensor.schema import ACK, FIN, RST, SYN, TCP, UDP
 
-INACTIVE, SYN_SENT, SYN_ACK_SENT, PARTIAL, ESTABLISHED, SHUT, RESET = range(7)
-"""Zeek's TCP endpoint states. PARTIAL: met in mid-stream."""
+INACTIVE, SYN_SENT, SYN_ACK_SENT, PARTIAL, ESTABLISHED, SHUT, RESET, SHUT_RESET = range(8)
+"""Zeek's TCP endpoint states. PARTIAL: met in mid-stream. SHUT_RESET: reset after its FIN; SHUT again if the peer shuts too."""
 
 NONE, FIRST_FIN, BOTH_FINS, READY = range(4)
 """Progress towards the close of a connection (CICFlowMeter's states): once READY, a SYN begins another connection."""
@@ -43,14 +43,16 @@ def advance_endpoints(row: np.void, flags: np.int64, forward: bool) -> None:
     own, peer = np.int64(row["src_state"]), np.int64(row["dst_state"])
     if not forward:
         own, peer = peer, own
-    if own not in (SHUT, RESET):
+    if own not in (SHUT, RESET, SHUT_RESET):
         own, peer = greet(own, peer, flags)
         if flags & RST:
             own = np.int64(RESET)
         elif flags & FIN:
             own = np.int64(SHUT)
+            if peer == SHUT_RESET:
+                peer = np.int64(SHUT)
     elif own == SHUT and flags & RST and peer != SHUT:
-        own = np.int64(RESET)
+        own = np.int64(SHUT_RESET)
     if forward:
         row["src_state"], row["dst_state"] = own, peer
     else:
@@ -60,7 +62,7 @@ def advance_endpoints(row: np.void, flags: np.int64, forward: bool) -> None:
 @part
 def tcp_conn_state(row: np.void) -> np.int64:
     """Zeek's conn_state of a TCP flow (base/protocols/conn/main.zeek, conn_state)."""
-    src, dst = row["src_state"], row["dst_state"]
+    src, dst = min(row["src_state"], RESET), min(row["dst_state"], RESET)
     src_quiet = src in (INACTIVE, PARTIAL)
     dst_quiet = dst in (INACTIVE, PARTIAL)
     if dst == RESET:
@@ -71,7 +73,8 @@ def tcp_conn_state(row: np.void) -> np.int64:
     if src == RESET:
         if not dst_quiet:
             return np.int64(RSTO)
-        syn_before = row["fwd"]["syn"] > 0 and row["fwd"]["packets"] > 1
+        fwd = row["fwd"]
+        syn_before = fwd["syn"] > 0 and fwd["packets"] > 1 and fwd["fin"] == 0
         return np.int64(RSTOS0) if syn_before else np.int64(OTH)
     if src == SHUT:
         if dst == SHUT:
