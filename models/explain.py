@@ -28,7 +28,7 @@ class Expectations(NamedTuple):
     probability: Tensor
     """(K, P, 3)."""
     seen: Tensor
-    """(K, P) probability of what was seen."""
+    """(K, P) probability of what was seen: of a port that stands in a range, not of the range."""
 
 
 def expectations(lstm: Folded, frequency: Frequency, words: Tensor, reached: Tensor, place_of: Tensor) -> Expectations:
@@ -50,6 +50,7 @@ def expectations(lstm: Folded, frequency: Frequency, words: Tensor, reached: Ten
         values[:, place, :found] = top.indices.to(torch.int16)
         probability[:, place, :found] = top.values
         seen[:, place] = mass.gather(1, words[:, place, None].long())[:, 0]
+    seen[:, 0] *= torch.exp(-lstm.spread[words[:, 0].long()])  # one port of a range is as likely as its share of the range
     return Expectations(values, probability, seen)
 
 
