@@ -21,3 +21,11 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the large data sets are not at {folder} (set NETSEQ_DATA)")
     return folder
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests recorded as "told": measures that are better read than only asserted."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "told":
+                terminalreporter.write_line(str(value))
