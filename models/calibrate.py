@@ -107,7 +107,7 @@ def calibrate(verdicts: NDArray[np.floating], days: float) -> Calibration:
 
     ValueError when there are fewer than 10: nothing can be said of one in a thousand then.
     """
-    sample = np.sort(np.round(verdicts.astype(np.float64), DIGITS))
+    sample: Floats = np.sort(np.round(np.asarray(verdicts, np.float64), DIGITS))
     n = len(sample)
     if n < 10:
         raise ValueError(

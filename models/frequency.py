@@ -81,7 +81,7 @@ class Frequency:
         """(B, P) integers -> (B, 2P - 1) nats: P columns alone, P - 1 columns given the first part."""
         wide = words.to(torch.int64)
         cells = self.starts + wide[:, :1] * self.strides + wide[:, self.columns]
-        return self.table[cells]
+        return self.table.index_select(0, cells.view(-1)).view(cells.shape)
 
     def distribution(self, place: int, first: Tensor) -> Tensor:
         """(K, sizes[place]) probabilities of a part's values, given the words' first parts (K,); part 0 without."""

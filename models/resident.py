@@ -28,7 +28,7 @@ from models.words import fold
 
 LEAST = 1e-37
 """Probabilities are cut here before their logarithm: about the smallest that float32 holds at full precision."""
-PIECE = 4096
+PIECE = 2048
 """Rows judged at once. Longer batches (a table drained at the end) are cut: the layers between would take gigabytes."""
 
 
@@ -98,8 +98,8 @@ class Scorer:
         self._mean_weight = torch.from_numpy(weights.mean[used]).to(self.device)
         self._hours = Hours(conversations, partial, self.device)
         units = bundle.model.shape.units
-        self._hidden = torch.zeros(conversations, units, device=self.device)
-        self._cell = torch.zeros(conversations, units, device=self.device)
+        self._units = units
+        self._state = torch.zeros(conversations, 2 * units, device=self.device)  # h and c side by side: one gather for both
 
     def score(
         self,
@@ -184,8 +184,9 @@ class Scorer:
         keep = torch.from_numpy(~order.restart).to(self.device, torch.float32)[:, None]
         ordered = self._lstm.rows(words[stepped])
         read = self._lstm.read(ordered)
-        hidden, cell = self._hidden[slots], self._cell[slots]
-        known = torch.empty(len(ordered), hidden.shape[1], device=self.device)
+        state = self._state.index_select(0, slots)
+        hidden, cell = state[:, : self._units], state[:, self._units :]
+        known = torch.empty(len(ordered), self._units, device=self.device)
         start = 0
         for width, again in zip(order.widths, order.restarts, strict=True):
             stop = start + width
@@ -195,8 +196,7 @@ class Scorer:
             known[start:stop] = hidden[:width]
             self._lstm.step(read[start:stop], hidden[:width], cell[:width])
             start = stop
-        self._hidden.index_copy_(0, slots, hidden)
-        self._cell.index_copy_(0, slots, cell)
+        self._state.index_copy_(0, slots, state)
         reached = self._lstm.reach(known, ordered)
         seen, tail = (torch.full(words.shape, torch.nan, device=self.device) for _ in range(2))
         seen[stepped], tail[stepped] = self._lstm.judge(reached, words[stepped])
@@ -233,10 +233,9 @@ class Scorer:
 
     def state(self) -> dict[str, Tensor]:
         """All that must be kept to go on later: states and evidence of every slot."""
-        return {"hidden": self._hidden, "cell": self._cell, **self._hours.state()}
+        return {"state": self._state, **self._hours.state()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from the `state()` of a scorer with the same model and as many slots; RuntimeError when sizes differ."""
-        self._hidden.copy_(state["hidden"])
-        self._cell.copy_(state["cell"])
+        self._state.copy_(state["state"])
         self._hours.restore(state)

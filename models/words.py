@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 EMBEDDING_WIDTH = 32
-"""Widest embedding of a part; a part with fewer values gets as many as it has. Folding makes the width free at scoring."""
+"""Widest embedding of a part. One with fewer values gets as many as it has, save the first, which further training makes
+grow. Folding makes the width free at scoring."""
 
 TAIL_SLACK = 1e-6
 """Two values whose probabilities differ by less than this share count as equally likely: float noise must not decide."""
@@ -45,7 +46,7 @@ class WordLSTM(nn.Module):
         super().__init__()
         self.shape = shape
         parts, head = len(shape.sizes), shape.head
-        widths = [min(EMBEDDING_WIDTH, size) for size in shape.sizes]
+        widths = [EMBEDDING_WIDTH, *(min(EMBEDDING_WIDTH, size) for size in shape.sizes[1:])]
         self.embed = nn.ModuleList(nn.Embedding(size, width) for size, width in zip(shape.sizes, widths, strict=True))
         self.lstm = nn.LSTM(sum(widths), shape.units, batch_first=True)
         self.heads = nn.Linear(shape.units, parts * head)
@@ -114,8 +115,8 @@ class Folded:
         return functional.embedding_bag(rows, self.gate_table, mode="sum")
 
     def step(self, read: Tensor, hidden: Tensor, cell: Tensor) -> None:
-        """Advance states in place by one word each: read (B, 4 * units); hidden, cell (B, units)."""
-        gates = torch.addmm(read, hidden, self.recurrent)
+        """Advance states in place by one word each: hidden, cell (B, units); `read` (B, 4 * units) is overwritten."""
+        gates = read.addmm_(hidden, self.recurrent)
         units = self.shape.units
         inward, forget, output = gates[:, :units], gates[:, units : 2 * units], gates[:, 3 * units :]
         gates[:, : 2 * units].sigmoid_()
@@ -127,7 +128,7 @@ class Folded:
     def reach(self, hidden: Tensor, rows: Tensor) -> Tensor:
         """Hidden layer of the predictions of words from the states before them: (B, P * head)."""
         given = functional.embedding_bag(rows, self.reach_table, mode="sum")
-        return torch.addmm(given, hidden, self.heads).relu_()
+        return given.addmm_(hidden, self.heads).relu_()
 
     def distribution(self, reached: Tensor, place: int) -> Tensor:
         """Probabilities of all values of one part: (B, size)."""
@@ -149,7 +150,7 @@ class Folded:
             single = mass * each if place == 0 else mass
             likely = single.gather(1, words[:, place, None].long())
             seen[:, place] = likely[:, 0]
-            tail[:, place] = torch.where(single <= likely * (1 + TAIL_SLACK), mass, 0).sum(dim=1)
+            tail[:, place] = mass.masked_fill_(single > likely * (1 + TAIL_SLACK), 0).sum(dim=1)
         return seen, tail
 
 

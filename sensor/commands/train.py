@@ -114,7 +114,12 @@ def _add_how(how: argparse._ArgumentGroup) -> None:
     how.add_argument("--min-count", type=_positive, default=5, help="flows a service needs to get a value (default: 5)")
     how.add_argument("--rate", type=float, default=3e-3, help="learning rate at the start (default: 0.003)")
     how.add_argument("--validation", type=float, default=0.2, metavar="SHARE", help="last share held back (default: 0.2)")
-    how.add_argument("--threads", type=_positive, default=0, help="threads of torch (default: torch's own choice)")
+    how.add_argument(
+        "--threads",
+        type=_positive,
+        default=1,
+        help="threads (default: 1: the model is small, and one thread repeats itself exactly)",
+    )
 
 
 def _positive(text: str) -> int:
@@ -153,8 +158,7 @@ def train(arguments: argparse.Namespace, command: str) -> int:
     from sensor.vocabulary import VocabularyDoesNotFit  # noqa: PLC0415
 
     prepare_cache()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(arguments.threads)
     try:
         with Progress(shown=not arguments.quiet and sys.stderr.isatty()) as progress:
             data = [progress.read(path) for path in arguments.files]
