@@ -382,6 +382,15 @@ def test_the_summary_tells_losses_that_are_not_zero() -> None:
     assert "forgotten because" not in told
 
 
+def test_a_link_type_that_is_not_decoded_is_named_and_counted_once() -> None:
+    told = terminal.summary(
+        {"packets_skipped.link_type": 6, "link_types_unknown.127": 5, "link_types_unknown.9999": 1}, [], 1.0
+    )
+    assert "5  frames of a link type that is not decoded: 127 (IEEE 802.11 with radiotap header)\n" in told
+    assert "1  frames of a link type that is not decoded: 9999\n" in told
+    assert "gave no packet" not in told
+
+
 def test_a_counter_that_is_not_in_the_table_is_an_error() -> None:
     with pytest.raises(KeyError):
         split("packets_dropped")

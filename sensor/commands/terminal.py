@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sensor import metrics
+from sensor.commands import linktypes
 from sensor.schema import Alert, Reason
 
 COLOURS = {"critical": "bold red", "high": "red", "medium": "yellow", "low": "cyan"}
@@ -126,7 +127,11 @@ def summary(counters: Mapping[str, int], notes: Iterable[str], seconds: float, *
         ("alerts", counters.get("alerts_raised", 0), standing_for(counters)),
     ]
     lines = [f"{name:<14}{value:>14,}  {note}".rstrip() for name, value, note in rows]
-    lost = [f"{value:>28,}  {_loss(counter, label)}" for counter, label, value in metrics.losses(counters)]
+    lost = [
+        f"{value:>28,}  {_loss(counter, label)}"
+        for counter, label, value in metrics.losses(counters)
+        if (counter.name, label) != ("packets_skipped", "link_type")  # told number by number instead
+    ]
     if lost:
         lines += ["left out", *lost]
     return "\n".join([*lines, *notes]) + "\n"
@@ -139,6 +144,8 @@ def standing_for(counters: Mapping[str, int]) -> str:
 
 
 def _loss(counter: metrics.Counter, label: str) -> str:
+    if counter.name == "link_types_unknown":
+        return f"{counter.meaning}: {linktypes.named(int(label))}"
     return printable(f"{counter.meaning}: {label.replace('_', ' ')}" if label else counter.meaning)
 
 
