@@ -42,6 +42,10 @@ CLOCKS = {
 }
 UNPICKLED = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 
+FILE_LINES, FUNCTION_LINES = 400, 60
+LONG_FILES = {"sensor.decode_kernel", "sensor.flow_kernel"}
+"""Kernels that call one another share a file: a cached one does not notice an edit in another."""
+
 Rule = Callable[[str, ast.Module], Iterator[str]]
 
 
@@ -149,6 +153,18 @@ def files(module: str, tree: ast.Module) -> Iterator[str]:
                 yield f"{module}: calls {called}"
 
 
+def sizes(module: str, tree: ast.Module) -> Iterator[str]:
+    """Complain of a file or function that wants rooms of its own; a docstring costs nothing."""
+    lines = max((node.end_lineno or 0 for node in tree.body), default=0)
+    if lines > FILE_LINES and module not in LONG_FILES:
+        yield f"{module}: has {lines} lines"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
+            if (node.end_lineno or 0) - first.lineno + 1 > FUNCTION_LINES:
+                yield f"{module}: {node.name} is too long"
+
+
 def sources() -> Iterator[tuple[str, ast.Module]]:
     for package in ("sensor", "models"):
         for path in sorted((ROOT / package).rglob("*.py")):
@@ -157,7 +173,7 @@ def sources() -> Iterator[tuple[str, ast.Module]]:
             yield module, ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
-RULES = [arrows, clocks, terminals, pickles, files]
+RULES = [arrows, clocks, terminals, pickles, files, sizes]
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -195,6 +211,8 @@ def test_no_file_breaks(rule: Rule) -> None:
         (pickles, "models.checkpoint", "np.load(path, allow_pickle=True)"),
         (files, "sensor.engine", "open('alerts')"),
         (files, "sensor.detect", "Path('x').read_text()"),
+        (sizes, "sensor.detect", "x = 1\n" * 401),
+        (sizes, "sensor.detect", "def f():\n" + "    x = 1\n" * 61),
     ],
 )
 def test_a_file_that_breaks_the_rule_is_told(rule: Rule, module: str, text: str) -> None:
@@ -214,6 +232,8 @@ def test_a_file_that_breaks_the_rule_is_told(rule: Rule, module: str, text: str)
         (clocks, "sensor.sinks.notice", "from datetime import datetime, timezone\ndatetime.fromtimestamp(0, timezone.utc)"),
         (terminals, "sensor.commands.terminal", "from rich.table import Table"),
         (files, "sensor.sources.pcap", "open('capture')"),
+        (sizes, "sensor.flow_kernel", "x = 1\n" * 401),
+        (sizes, "sensor.detect", "def f():\n    'Say.'\n" + "    x = 1\n" * 60),
     ],
 )
 def test_what_the_house_allows_is_not_told(rule: Rule, module: str, text: str) -> None:
