@@ -160,3 +160,20 @@ def test_unknown_part_is_misuse(capsys: pytest.CaptureFixture[str]) -> None:
         command.main(["--only", "flows,peer"])
     assert ended.value.code == 2
     assert "unknown part 'peer': choose from flows" in capsys.readouterr().err
+
+
+def test_a_whole_run_writes_both_pages_and_a_part_of_it_neither(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, results = tmp_path / "README.md", tmp_path / "benchmarks" / "RESULTS.md"
+    results.parent.mkdir()
+    page.write_text("<!-- figures -->\n<!-- /figures -->\n")
+    monkeypatch.setattr(command, "HERE", results.parent)
+    monkeypatch.setattr(command, "measure", lambda *_, **__: Results((Figure("speed", "5", "4", met=True),), ()))
+    assert command.main(["--only", "flows"]) == command.main(["--quick"]) == command.main(["--no-write"]) == 0
+    assert not results.exists()
+    assert command.main(["--runs", "3"]) == 0
+    assert "| speed | 5 | 4 | ok |" in page.read_text()
+    assert "| speed | 5 | 4 | ok |" in results.read_text()
+    assert "medians of 3 runs" in results.read_text()
+    assert capsys.readouterr().out.count("speed   5         4       ok") == 4
