@@ -29,7 +29,7 @@ class Turned(NamedTuple):
     hour: NDArray[np.int64]
 
     def cut(self, start: int, stop: int) -> Turned:
-        return Turned(*(column[start:stop] for column in self))
+        return Turned._make(column[start:stop] for column in self)
 
 
 def some_words(count: int, seed: int = 0, sizes: tuple[int, ...] = SIZES) -> NDArray[np.int16]:

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from model_examples import PARTS, example, some_turns
 
 from models.checkpoint import MANIFEST, TENSORS, ModelDoesNotFit, load, save
 from models.resident import Scorer
-from tests.model_examples import PARTS, example, some_turns
 
 
 @pytest.fixture

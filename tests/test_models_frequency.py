@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from model_examples import SIZES, SPREAD, some_words
 
 from models.frequency import HALF, LEAN, Bigram, Counts, build
 from models.grow import grow_counts
-from tests.model_examples import SIZES, SPREAD, some_words
 
 NO_SPREAD = torch.zeros(SIZES[0], dtype=torch.float64)
 

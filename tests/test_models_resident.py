@@ -5,13 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from model_examples import PARTS, SIZES, SPREAD, Turned, example, some_turns
 
 from models.checkpoint import Bundle
 from models.frequency import build
 from models.resident import PIECE, Scored, Scorer
 from models.verdict import CEILING, Weights, columns
 from models.words import fold
-from tests.model_examples import PARTS, SIZES, SPREAD, Turned, example, some_turns
 
 PER_ROW = ("nats", "part_nats", "part_tail", "frequency_nats", "verdict", "p_value")
 
@@ -115,7 +115,7 @@ def test_shed_flows_do_not_dilute_the_lstm_s_mean() -> None:
     turned.hour[:] = 0
     shed = score(Scorer(bundle, conversations=1, device=torch.device("cpu"), rounds=4), turned)
     kept = np.flatnonzero(~np.isnan(shed.nats))
-    alone = score(Scorer(bundle, conversations=1, device=torch.device("cpu")), Turned(*(column[kept] for column in turned)))
+    alone = score(Scorer(bundle, conversations=1, device=torch.device("cpu")), Turned._make(column[kept] for column in turned))
     assert np.allclose(shed.verdict[kept], alone.verdict, atol=1e-4)
 
 

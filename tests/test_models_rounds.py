@@ -35,9 +35,9 @@ def test_rounds_step_the_same_slots_from_the_top_and_keep_each_conversation_s_or
         for row in rows.tolist():
             stepped.setdefault(int(slots[row]), []).append(row)
         start += width
-    for slot, rows in stepped.items():
-        assert rows == sorted(rows)
-        assert len(rows) == min(rounds, int((slots == slot).sum()))
+    for slot, order in stepped.items():
+        assert order == sorted(order)
+        assert len(order) == min(rounds, int((slots == slot).sum()))
 
 
 @given(batches, st.integers(1, 8))

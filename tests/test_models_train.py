@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from model_examples import PARTS, SIZES, grammar, manifest, some_turns
 
 from models.assemble import Begin, Rows, assemble, fit, gather
 from models.checkpoint import Bundle
@@ -15,7 +16,6 @@ from models.evaluate import auc, highest
 from models.grow import grow_model
 from models.train import Epoch, Settings, Trainer, batches, sort_conversations, stretches
 from models.words import Shape, WordLSTM
-from tests.model_examples import PARTS, SIZES, grammar, manifest, some_turns
 
 
 @pytest.fixture(autouse=True)
@@ -111,8 +111,8 @@ def scan(count: int) -> Rows:
     words = np.tile(np.array([[8, 0, 5, 3]], np.int16), (count, 1))
     slots = np.arange(40, 40 + count, dtype=np.int32)
     yes, no = np.ones(count, np.bool_), np.zeros(count, np.bool_)
-    parts = zip(rows, Rows(words, slots, yes, np.full(count, 9), yes, no), strict=True)
-    return Rows(*(np.concatenate(pair) for pair in parts))
+    more = Rows(words, slots, yes, np.full(count, 9), yes, no)
+    return Rows._make(np.concatenate([getattr(rows, name), getattr(more, name)]) for name in Rows._fields)
 
 
 def test_a_verdict_fitted_on_attacks_tells_others_of_their_kind_apart() -> None:
@@ -154,8 +154,8 @@ def test_a_grown_model_predicts_old_services_as_before_and_new_ones_less() -> No
 
 def test_nothing_to_train_or_to_fit_on_is_said_in_one_line() -> None:
     with pytest.raises(ValueError, match="too few benign flows"):
-        bundle_of(rows=Rows(*(column[:2] for column in grammar(2, 1, seed=1))))
+        bundle_of(rows=Rows._make(column[:2] for column in grammar(2, 1, seed=1)))
     with pytest.raises(ValueError, match="conversation-hours"):
-        bundle_of(rows=Rows(*(column[:20] for column in grammar(2, 10, seed=1))))
+        bundle_of(rows=Rows._make(column[:20] for column in grammar(2, 10, seed=1)))
     with pytest.raises(ValueError, match="--attacks"):
         bundle_of(attacks=(grammar(5, 5, seed=1),))

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from model_examples import PARTS
 
 from models import calibrate, verdict
 from models.verdict import Weights, columns
-from tests.model_examples import PARTS
 
 EVIDENCE = len(columns(len(PARTS)))
 numbers = st.floats(0, 16, allow_nan=False)

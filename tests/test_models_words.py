@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from model_examples import SIZES, SPREAD, some_words
 
 from models.words import Folded, Shape, WordLSTM, fold
-from tests.model_examples import SIZES, SPREAD, some_words
 
 NO_SPREAD = torch.zeros(SIZES[0])
 
