@@ -34,6 +34,9 @@ Floats = NDArray[np.float64]
 
 UNWEIGHED = ("heading", "gap")
 """Parts that the fit leaves out: they tell the few hosts of the fitting data apart, and led the verdict astray elsewhere."""
+SMALL = 0.05
+"""Data sets with fewer flows than this share of the largest one teach words and no more: a capture of one protocol's oddities
+is not an hour of anybody's traffic, so verdicts are not calibrated on it."""
 NO_LIMIT = 1 << 40
 """Flows of one conversation per batch when nothing may be shed."""
 
@@ -116,13 +119,15 @@ def assemble(
 
 
 def weigh(bundle: Bundle, training: Sequence[Rows], attacks: Sequence[Rows], validation: float) -> Bundle:
-    """Fit the verdict, if there are attacks, and calibrate it: on the conversation-hours of the held-back parts."""
+    """Fit the verdict, if there are attacks, and calibrate it: on held-back conversation-hours (see SMALL)."""
     benign = [gather(bundle, rows, validation) for rows in training]
     if attacks:
         found = [gather(bundle, rows, 1.0) for rows in attacks]
         bundle = dataclasses.replace(bundle, weights=fit(benign, found, bundle.manifest.parts))
-    verdicts = [highest(bundle.weights.verdict(one.largest, one.mean), one.hours)[one.held] for one in benign]
-    clock_hours = sum(one.clock_hours for one in benign)
+    least = SMALL * max(len(one.largest) for one in benign)
+    large = [one for one in benign if len(one.largest) >= least]
+    verdicts = [highest(bundle.weights.verdict(one.largest, one.mean), one.hours)[one.held] for one in large]
+    clock_hours = sum(one.clock_hours for one in large)
     return dataclasses.replace(bundle, calibration=calibrate(np.concatenate(verdicts), clock_hours / 24))
 
 

@@ -85,25 +85,25 @@ class Hours:
         order = self._there(runs.order)
         run, first = self._there(runs.run), self._there(runs.first)
         goes_on = self._there(runs.goes_on)
-        counts = torch.stack([torch.ones_like(heard), heard], dim=1).to(torch.float64)[order]
-        present = counts[:, self._partial]
-        values = evidence.to(torch.float64)[order] * present
+        counts = torch.stack([torch.ones_like(heard), heard], dim=1).to(torch.float64).index_select(0, order)
+        present = counts.index_select(1, self._partial)
+        values = evidence.to(torch.float64).index_select(0, order).mul_(present)
         slots = self._there(runs.slots)
         # the runs that go on start from what the slot holds; a conversation's first run is the only one that can
         own = torch.zeros(len(runs.first), dtype=torch.int64, device=self._device)
         own[goes_on] = self._there(self._slot_of(runs))
         held = goes_on[:, None].to(torch.float64)
-        sums = _since(values, run, first, self._sum[own] * held)
-        totals = _since(counts, run, first, self._count[own] * held)
-        values[first] = torch.maximum(values[first], self._largest[own] * held)
+        sums = _since(values, run, first, self._sum.index_select(0, own) * held)
+        totals = _since(counts, run, first, self._count.index_select(0, own) * held)
+        begun = torch.maximum(values.index_select(0, first), self._largest.index_select(0, own) * held)
+        values.index_copy_(0, first, begun)
         lift = (run * LIFT)[:, None]
         largest = torch.cummax(values + lift, dim=0).values - lift
         last = self._there(runs.last)
-        self._sum[slots], self._count[slots], self._largest[slots] = sums[last], totals[last], largest[last]
-        mean = sums / totals[:, self._partial].clamp(min=1.0)
-        back = torch.empty_like(order)
-        back[order] = torch.arange(len(order), device=self._device)
-        return SoFar(largest[back], mean[back])
+        for kept, now in ((self._sum, sums), (self._count, totals), (self._largest, largest)):
+            kept.index_copy_(0, slots, now.index_select(0, last))
+        mean = sums / totals.index_select(1, self._partial).clamp(min=1.0)
+        return SoFar(*(torch.empty_like(sorted_).index_copy_(0, order, sorted_) for sorted_ in (largest, mean)))
 
     def _slot_of(self, runs: Runs) -> NDArray[np.int64]:
         """Slots of the runs that go on, in the order of the runs."""
@@ -128,4 +128,5 @@ class Hours:
 def _since(values: Tensor, run: Tensor, first: Tensor, held: Tensor) -> Tensor:
     """Cumulative sums (B, E) that start afresh with each run, from what is `held` (R, E)."""
     total = torch.cumsum(values, dim=0)
-    return total - (total[first] - values[first] - held)[run]
+    base = total.index_select(0, first) - values.index_select(0, first) - held
+    return total - base.index_select(0, run)

@@ -182,7 +182,8 @@ class Scorer:
         slots = torch.from_numpy(order.slots).to(self.device)
         stepped = torch.from_numpy(order.rows).to(self.device)
         keep = torch.from_numpy(~order.restart).to(self.device, torch.float32)[:, None]
-        ordered = self._lstm.rows(words[stepped])
+        given = words.index_select(0, stepped)
+        ordered = self._lstm.rows(given)
         read = self._lstm.read(ordered)
         state = self._state.index_select(0, slots)
         hidden, cell = state[:, : self._units], state[:, self._units :]
@@ -199,7 +200,8 @@ class Scorer:
         self._state.index_copy_(0, slots, state)
         reached = self._lstm.reach(known, ordered)
         seen, tail = (torch.full(words.shape, torch.nan, device=self.device) for _ in range(2))
-        seen[stepped], tail[stepped] = self._lstm.judge(reached, words[stepped])
+        for all_rows, judged in zip((seen, tail), self._lstm.judge(reached, given), strict=True):
+            all_rows.index_copy_(0, stepped, judged)
         return reached, seen, tail
 
     def _weigh(self, runs: Runs, order: Plan, seen: Tensor, tail: Tensor, frequent: Tensor) -> SoFar:

@@ -114,7 +114,7 @@ def fit(
     *,
     weight: Floats | None = None,
     allowed: NDArray[np.bool_] | None = None,
-    ridge: float = 3e-2,
+    ridge: float = 1e-2,
     steps: int = 2000,
 ) -> Weights:
     """Fit the weights to conversation-hours: (N, E) largest and mean evidence, (N,) which are attacks.
