@@ -180,6 +180,11 @@ def test_fins_before_a_cut_do_not_close_the_row_after_it() -> None:
     assert ends(rows) == ["active", "input"]
 
 
+def test_close_before_a_cut_is_forgotten_after_it() -> None:
+    rows = flows_of(sent(0), sent(100, RST), sent(121), sent(122, SYN), table=FlowTable(expiry=False))
+    assert packets(rows) == [(2, 0), (2, 0)]
+
+
 def test_syn_on_a_closed_connection_begins_another() -> None:
     again = (sent(3, SYN), answered(3.1, SYN | ACK))
     rows = flows_of(*HANDSHAKE, *CLOSE, *again)
@@ -217,7 +222,7 @@ def test_icmp_flow_is_cut_when_type_and_code_both_change() -> None:
 def test_udp_silent_for_over_120_s_starts_anew_while_talking_continues() -> None:
     silent = flows_of(spoke(0), spoke(1), spoke(122), table=FlowTable(expiry=False))
     assert (ends(silent), silent["continued"].tolist(), silent["connection"].tolist()) == (["active", "input"], [0, 0], [1, 2])
-    talking = flows_of(spoke(0), spoke(100), spoke(122), table=FlowTable(expiry=False))
+    talking = flows_of(spoke(0), spoke(2), spoke(122), table=FlowTable(expiry=False))
     assert (ends(talking), talking["continued"].tolist(), talking["connection"].tolist()) == (
         ["active", "input"],
         [0, 1],
@@ -398,6 +403,36 @@ def test_retransmission_over_a_cut_is_counted_in_the_later_row() -> None:
     data = [sent(n, seq=100 * n, payload=100) for n in range(4)]
     late = [packet._replace(ts_us=packet.ts_us + 121_000_000) for packet in data]
     assert repeats(*data, sent(60), *late) == [(0, 0), (4, 0)]
+
+
+def bulks(*packets: Packet) -> list[tuple[int, ...]]:
+    """Of each side: bulks, their packets, payload bytes and microseconds."""
+    (row,) = flows_of(*packets)
+    names = ("bulk_count", "bulk_packets", "bulk_bytes", "bulk_us")
+    return [tuple(int(side[name]) for name in names) for side in (row["fwd"], row["bwd"])]
+
+
+def test_four_payload_packets_without_a_second_between_them_are_a_bulk() -> None:
+    run = [sent(n / 10, payload=100) for n in range(6)]
+    assert bulks(*run[:3]) == [(0, 0, 0, 0)] * 2
+    assert bulks(*run[:4])[0] == (1, 4, 400, 300_000)
+    assert bulks(*run)[0] == (1, 6, 600, 500_000)
+
+
+def test_gap_of_over_a_second_or_an_answer_with_payload_ends_a_bulk() -> None:
+    run = [sent(n, payload=100) for n in range(4)]
+    assert bulks(*run)[0] == (1, 4, 400, 3_000_000)
+    late = [packet._replace(ts_us=packet.ts_us + AFTER_US) for packet in run[2:]]
+    assert bulks(*run[:2], *late)[0] == (0, 0, 0, 0)
+    assert bulks(*run[:2], answered(1.5, payload=1), *run[2:])[0] == (0, 0, 0, 0)
+    assert bulks(*run[:2], answered(1.5), *run[2:])[0] == (1, 4, 400, 3_000_000)
+    assert bulks(run[0], answered(0, payload=1), *run[1:])[0] == (1, 4, 400, 3_000_000)
+
+
+def test_both_sides_have_bulks_of_their_own() -> None:
+    both = [*(sent(n / 10, payload=5) for n in range(4)), *(answered(5 + n / 10, payload=7) for n in range(5))]
+    assert bulks(*both) == [(1, 4, 20, 300_000), (1, 5, 35, 400_000)]
+    assert bulks(*both, *(packet._replace(ts_us=packet.ts_us + 20_000_000) for packet in both))[1] == (2, 10, 70, 800_000)
 
 
 def test_another_connection_on_the_same_ports_repeats_nothing() -> None:

@@ -37,7 +37,7 @@ from sensor.schema import (
 )
 
 START_US = 1_700_000_000_000_000
-HOSTS = (V4_MAPPED | 1, V4_MAPPED | 2, V4_MAPPED | 1 << 64, 1 << 127 | 1)
+HOSTS = (V4_MAPPED | 1, V4_MAPPED | 2, 1 << 127 | V4_MAPPED | 1, 1 << 127 | 1)
 """Two of them share their lower half, two their upper."""
 SECOND_US = 1_000_000
 STEPS_US = tuple(round(seconds * SECOND_US) + more for seconds in (0, 1, 3, 5, 60, 120, 5000) for more in (0, 1))
@@ -131,6 +131,29 @@ def test_the_naive_table_tells_every_result_that_a_flow_has() -> None:
 @given(forward_in_time, limits)
 def test_flows_and_all_their_sums_are_those_of_the_naive_table(packets: list[Packet], chosen: Limits) -> None:
     assert compiled(FlowTable(**chosen), rows_of(packets)) == naive(NaiveTable(**chosen), packets)
+
+
+talk = st.lists(
+    st.tuples(
+        st.booleans(), st.sampled_from((0, 10, SECOND_US, SECOND_US + 1, 5 * SECOND_US + 1)), st.sampled_from((0, 9, 800, 1460))
+    ),
+    min_size=1,
+    max_size=80,
+)
+"""One side or the other, the time since the packet before, and the payload."""
+
+
+@settings(max_examples=100, deadline=None)
+@given(talk, st.sampled_from((TCP, UDP)))
+def test_sums_of_one_long_talk_are_those_of_the_naive_table(said: list[tuple[bool, int, int]], protocol: int) -> None:
+    flags = ACK if protocol == TCP else 0
+    packets = in_time(
+        [
+            (step, Packet(0, *((1, 2, 3, 4) if forward else (2, 1, 4, 3)), protocol, flags, payload))
+            for forward, step, payload in said
+        ]
+    )
+    assert compiled(FlowTable(), rows_of(packets)) == naive(NaiveTable(), packets)
 
 
 @settings(max_examples=100, deadline=None)
