@@ -68,28 +68,63 @@ def prepare_cache() -> Path:
     return folder
 
 
-# numba ships no types for what follows: a compiler's intrinsic, built from llvmlite values.
-def _prefetch_code(context, builder, signature, args):  # type: ignore[no-untyped-def]
-    array = context.make_array(signature.args[0])(context, builder, args[0])
-    index = context.cast(builder, args[1], signature.args[1], types.intp)
-    offset = context.cast(builder, args[2], signature.args[2], types.intp)
-    base = builder.bitcast(array.data, ir.IntType(8).as_pointer())
-    place = builder.gep(base, [builder.add(builder.mul(index, array.itemsize), offset)])
-    i32 = ir.IntType(32)
-    kind = ir.FunctionType(ir.VoidType(), [place.type, i32, i32, i32])
-    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")  # type: ignore[no-untyped-call]
-    builder.call(function, [place, i32(1), i32(3), i32(1)])  # for writing, keep in all caches, data
-    return context.get_dummy_value()
+# numba ships no types for what follows: a compiler's intrinsics, built from llvmlite values.
+def _asking(for_writing: bool):  # type: ignore[no-untyped-def]
+    """Code that asks for a line with LLVM's llvm.prefetch: to be kept in all caches, as data."""
+
+    def code(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        array = context.make_array(signature.args[0])(context, builder, args[0])
+        index = context.cast(builder, args[1], signature.args[1], types.intp)
+        offset = context.cast(builder, args[2], signature.args[2], types.intp)
+        base = builder.bitcast(array.data, ir.IntType(8).as_pointer())
+        place = builder.gep(base, [builder.add(builder.mul(index, array.itemsize), offset)])
+        i32 = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [place.type, i32, i32, i32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")  # type: ignore[no-untyped-call]
+        builder.call(function, [place, i32(int(for_writing)), i32(3), i32(1)])
+        return context.get_dummy_value()
+
+    return code
 
 
 def _prefetch(typing_context, array, index, offset):  # type: ignore[no-untyped-def]
-    """Code for `prefetch`: LLVM's llvm.prefetch on the line that holds byte `offset` of item `index`."""
-    return types.void(array, index, offset), _prefetch_code
+    """Code for `prefetch`."""
+    return types.void(array, index, offset), _asking(for_writing=True)
+
+
+def _prefetch_read(typing_context, array, index, offset):  # type: ignore[no-untyped-def]
+    """Code for `prefetch_read`."""
+    return types.void(array, index, offset), _asking(for_writing=False)
+
+
+def _load32_code(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    array = context.make_array(signature.args[0])(context, builder, args[0])
+    at = context.cast(builder, args[1], signature.args[1], types.intp)
+    base = builder.bitcast(array.data, ir.IntType(8).as_pointer())
+    place = builder.bitcast(builder.gep(base, [at]), ir.IntType(32).as_pointer())
+    number = builder.load(place, align=1)
+    turned = builder.bswap(number)
+    big = context.cast(builder, args[2], signature.args[2], types.boolean)
+    return builder.zext(builder.select(big, turned, number), ir.IntType(64))
+
+
+def _load32(typing_context, array, at, big):  # type: ignore[no-untyped-def]
+    """Code for `load32`, on the little-endian machines that numba knows."""
+    return types.int64(array, at, big), _load32_code
 
 
 if TYPE_CHECKING or numba.config.DISABLE_JIT:
 
+    def load32(data: NDArray[np.uint8], at: int, big: bool) -> int:
+        """The four bytes from `at` on as an unsigned number, in one load: from single bytes, the compiler makes four of it."""
+        return int.from_bytes(bytes([data[at], data[at + 1], data[at + 2], data[at + 3]]), "big" if big else "little")
+
     def prefetch(array: NDArray[np.generic], index: np.int64, offset: np.int64) -> None:
-        """Ask early for the cache line of byte `offset` of item `index`, so that touching it later does not wait."""
+        """Ask early for the cache line of byte `offset` of item `index`, to write there without a wait."""
+
+    def prefetch_read(array: NDArray[np.generic], index: np.int64, offset: np.int64) -> None:
+        """The same for a line that is only read: 85 to 79 ns a frame in mapped files, whose pages cannot be written."""
 else:
     prefetch = intrinsic(_prefetch)
+    prefetch_read = intrinsic(_prefetch_read)
+    load32 = intrinsic(_load32)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
+import importlib.util
 import os
+import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
+import pytest
 from capture_writer import Frame
 
+import sensor.kernels
+from sensor.sources import stride, walk
 from sensor.sources.pcap import CaptureSource
 
 
@@ -57,3 +65,31 @@ def through_pipe(raw: bytes, block_frames: int = 4096) -> tuple[list[Frame], Cap
     finally:
         os.close(reading)
         feeder.join()
+
+
+@functools.cache
+def uncompiled() -> tuple[ModuleType, ModuleType]:
+    """The kernels of `stride` and `walk` as plain Python, where numpy raises on an index outside."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("njit", "loop", "part"):
+            patched.setattr(sensor.kernels, name, lambda function: function)
+        patched.setattr(sensor.kernels, "prefetch_read", lambda *_: None)
+        patched.setattr(sensor.kernels, "load32", load32)
+        plain_walk = _executed("plain_walk", walk)
+        patched.setitem(sys.modules, "sensor.sources.walk", plain_walk)
+        return _executed("plain_stride", stride), plain_walk
+
+
+def load32(data: np.ndarray, at: int, big: bool) -> int:
+    assert at >= 0
+    return int.from_bytes(bytes([data[at], data[at + 1], data[at + 2], data[at + 3]]), "big" if big else "little")
+
+
+def _executed(name: str, module: ModuleType) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, module.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    again = importlib.util.module_from_spec(spec)
+    sys.modules[name] = again
+    spec.loader.exec_module(again)
+    return again

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import mmap
 import os
 import struct
-import sys
 import tracemalloc
-from types import ModuleType
 
 import capture_writer as write
 import numpy as np
 import pytest
 from capture_writer import Frame
-from captures_read import frames_of, read_bytes, through_pipe
+from captures_read import frames_of, read_bytes, through_pipe, uncompiled
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-import sensor.kernels
 from sensor.schema import FRAME
-from sensor.sources import walk
+from sensor.sources import stride, walk
 from sensor.sources.pcap import CaptureSource, Damage, NotACapture
 
 files = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
@@ -37,21 +33,6 @@ NG_BLOCKS = [
 ]
 PCAPNG = b"".join(NG_BLOCKS)
 NG_BORDERS = [sum(map(len, NG_BLOCKS[:n])) for n in range(1, len(NG_BLOCKS) + 1)]
-
-
-@pytest.fixture(scope="module")
-def plain_walk() -> ModuleType:
-    """The kernels as plain Python, where numpy raises on an index outside."""
-    spec = importlib.util.spec_from_file_location("plain_walk", walk.__file__)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["plain_walk"] = module
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sensor.kernels, "njit", lambda function: function)
-        patched.setattr(sensor.kernels, "prefetch", lambda *_: None)
-        spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("way", ["plain", "pipe"])
@@ -280,7 +261,7 @@ words = st.one_of(
 
 @files
 @given(numbers=st.lists(words, max_size=40), tail=st.binary(max_size=9), big=st.booleans(), begin=st.integers(0, 9))
-def test_kernels_read_nothing_outside_hostile_bytes(plain_walk, numbers, tail, big, begin):
+def test_kernels_read_nothing_outside_hostile_bytes(numbers, tail, big, begin):
     raw = struct.pack(f"{'>' if big else '<'}{len(numbers)}I", *numbers) + tail
     data = np.frombuffer(raw, np.uint8)
     begin = min(begin, data.size)
@@ -288,24 +269,26 @@ def test_kernels_read_nothing_outside_hostile_bytes(plain_walk, numbers, tail, b
     interfaces[0] = (20, 1, walk.BINARY, 127, -(2**61))
     interfaces[1] = (walk.FRAME_LIMIT, 1, walk.DIVIDED, 0, 2**61)
     outcomes = []
-    for module in (plain_walk, walk):
+    for pcap, pcapng in (uncompiled(), (stride, walk)):
+        seen = []
         for lengths in range(3):
-            layout = module.PcapLayout(24 if lengths else 16, big, bool(lengths), lengths, 1, 0)
+            layout = pcap.PcapLayout(24 if lengths else 16, big, bool(lengths), lengths, 1, 0)
             rows = np.zeros(4, FRAME)
-            outcomes.append((module, module.walk_pcap(data, begin, data.size, layout, rows), rows.tobytes()))
+            seen.append((pcap.walk_pcap(data, begin, data.size, layout, pcap.strides(0), rows), rows.tobytes()))
         kinds, skipped, unstamped = np.full(walk.KINDS, -1), np.zeros(walk.KINDS + 1, np.int64), np.zeros(1, np.int64)
         rows = np.zeros(4, FRAME)
-        section = module.Section(big, 0, -1, interfaces, kinds, skipped, unstamped)
-        found = module.walk_pcapng(data, begin, data.size, section, rows)
-        outcomes.append((module, found, rows.tobytes() + skipped.tobytes() + unstamped.tobytes()))
+        section = pcapng.Section(big, 0, -1, interfaces, kinds, skipped, unstamped)
+        found = pcapng.walk_pcapng(data, begin, data.size, section, rows)
+        seen.append((found, rows.tobytes() + skipped.tobytes() + unstamped.tobytes()))
         assert (rows["offset"][: found[0]] + rows["captured_bytes"][: found[0]] <= data.size).all()
-    plain = [rest for module, *rest in outcomes if module is plain_walk]
-    assert plain == [rest for module, *rest in outcomes if module is walk]
+        outcomes.append(seen)
+    assert outcomes[0] == outcomes[1]
 
 
-def test_malformed_captures_are_read_to_their_end(shared_data, monkeypatch, plain_walk):
-    monkeypatch.setattr(walk, "walk_pcap", plain_walk.walk_pcap)
-    monkeypatch.setattr(walk, "walk_pcapng", plain_walk.walk_pcapng)
+def test_malformed_captures_are_read_to_their_end(shared_data, monkeypatch):
+    pcap, pcapng = uncompiled()
+    monkeypatch.setattr(stride, "walk_pcap", pcap.walk_pcap)
+    monkeypatch.setattr(walk, "walk_pcapng", pcapng.walk_pcapng)
     paths = sorted((shared_data / "captures" / "malformed").glob("*.pcap"))
     assert len(paths) > 600
     frames = 0

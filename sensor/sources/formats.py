@@ -1,4 +1,5 @@
-"""The two capture formats: their headers are read here in Python, their records by the kernels of `sensor.sources.walk`.
+"""The two capture formats: their headers are read here in Python, their records by the kernels of `stride` and
+`walk`.
 
 A reader is asked for rows again and again; it lets the kernel run over the bytes at hand, reads on when a record is cut,
 and deals with what the kernel leaves to it. Whatever cannot be followed ends in a `Break` with its byte offset, after all
@@ -15,10 +16,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sensor.sources import walk
+from sensor.sources import stride, walk
 from sensor.sources.faults import Break
+from sensor.sources.stride import STRETCH_BYTES, PcapLayout
 from sensor.sources.supply import Supply
-from sensor.sources.walk import INTERFACE_ROW, PcapLayout, Section
+from sensor.sources.walk import INTERFACE_ROW, Section
 
 PCAP_MAGICS = {0xA1B2C3D4: (16, False), 0xA1B23C4D: (16, True), 0xA1B2CD34: (24, False)}
 """Magic number -> (bytes of a record header, nanoseconds). The last is Kuznetsov's format; libpcap reads the same three."""
@@ -122,6 +124,8 @@ class PcapReader(_Followed):
     def __init__(self, supply: Supply, source: int) -> None:
         super().__init__(supply)
         self._layout = self._read_header(source)
+        # Chains are for bytes that have to come from memory; the two old orders of the lengths are not worth a guess.
+        self._strides = stride.strides(STRETCH_BYTES if supply.mapped and self._layout.lengths == 0 else 0)
 
     def _read_header(self, source: int) -> PcapLayout:
         header = self.held(24)
@@ -143,7 +147,8 @@ class PcapReader(_Followed):
         """See Reader."""
         while True:
             self._supply.settle(self._at)
-            rows, self._at, status = walk.walk_pcap(self._supply.data, self._at, self._supply.end, self._layout, frames)
+            supply = self._supply
+            rows, self._at, status = stride.walk_pcap(supply.data, self._at, supply.end, self._layout, self._strides, frames)
             if rows:
                 return rows
             if status not in (walk.DONE, walk.CUT):

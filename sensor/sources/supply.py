@@ -40,6 +40,8 @@ class Supply(Protocol):
     """Place in the (unpacked) capture of data[0]."""
     packing: str
     """"", "gzip" or "zstd"."""
+    mapped: bool
+    """The bytes lie in a file and come when they are looked at."""
 
     def settle(self, at: int) -> None:
         """Make sure, before data[at:end] is read, that it can be."""
@@ -67,6 +69,7 @@ class Mapped:
         self.end = self._size = size
         self.base = 0
         self.packing = ""
+        self.mapped = True
         self._release_bytes = RELEASE_BUFFERS * buffer_bytes
         self._released = 0
         file.close()  # the map holds a descriptor of its own
@@ -107,6 +110,7 @@ class Streamed:
         self.end = 0
         self.base = 0
         self.packing = packing
+        self.mapped = False
 
     def settle(self, at: int) -> None:
         """See Supply. What has been read stays."""

@@ -1,12 +1,13 @@
-"""The compiled loops over capture files: walk the record headers, write FRAME rows that point into the bytes walked over.
+"""The compiled loop over pcapng files: walk the blocks, write FRAME rows that point into the bytes walked over.
 
-Strategy. Each kernel gets the bytes at hand, where to begin and where they end, and stops for one of few reasons: the rows
-are full, the bytes are used up, a record is cut by their end (a stream then reads on, for a file it is the break), a block
-that Python has to look at (sections and interfaces, rare), or a break in the file. A length is compared with the bytes
-that are left before anything behind it is read, so hostile lengths end in a status, never in a read outside. Frames before
-a break are always returned first: a break is told with zero rows. `sensor.sources.formats` calls these; the file formats
-are those of draft-ietf-opsawg-pcap and draft-ietf-opsawg-pcapng, with libpcap's reading where the drafts leave a choice.
-`gather` is the loop of `sensor.sources.merge`.
+Strategy, which `sensor.sources.stride` shares, the loop over classic pcap files. The kernel gets the bytes at hand, where
+to begin and where they end, and stops for one of few reasons: the rows are full, the bytes are used up, a record is cut by
+their end (a stream then reads on, for a file it is the break), a block that Python has to look at (sections and interfaces,
+rare), or a break in the file. A length is compared with the bytes that are left before anything behind it is read, so
+hostile lengths end in a status, never in a read outside. Frames before a break are always returned first: a break is told
+with zero rows. `sensor.sources.formats` calls these; the file formats are those of draft-ietf-opsawg-pcap and
+draft-ietf-opsawg-pcapng, with libpcap's reading where the drafts leave a choice. `gather` is the loop of
+`sensor.sources.merge`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sensor.kernels import njit, prefetch
+from sensor.kernels import load32, loop, njit, part, prefetch_read
 
 FRAME_LIMIT = 262_144
 """Captured bytes of the longest frame: libpcap's MAXIMUM_SNAPLEN. A longer one is a broken length, as for tcpdump."""
@@ -54,21 +55,6 @@ KINDS = 64  # different kinds of skipped blocks that are counted apart; a hostil
 SECTION_BLOCK, INTERFACE_BLOCK, OLD_PACKET, SIMPLE_PACKET, ENHANCED_PACKET = 0x0A0D0D0A, 1, 2, 3, 6
 
 
-class PcapLayout(NamedTuple):
-    """What a pcap file's header says, ready for the kernel."""
-
-    header_bytes: int
-    """16, or 24 in Kuznetsov's format."""
-    big: bool
-    """Big-endian."""
-    nano: bool
-    """Stamps have nanoseconds."""
-    lengths: int
-    """0: captured length first; 1: before version 2.3, wire length first; 2: version 2.3, the smaller one is captured."""
-    link_type: int
-    source: int
-
-
 class Section(NamedTuple):
     """What is known of a pcapng section, ready for the kernel, and counters that it keeps in place."""
 
@@ -87,7 +73,7 @@ class Section(NamedTuple):
     """(1,) simple packet blocks."""
 
 
-@njit
+@part
 def u16(data: NDArray[np.uint8], at: int, big: bool) -> int:
     """Two bytes at `at` as an unsigned number."""
     if big:
@@ -95,53 +81,7 @@ def u16(data: NDArray[np.uint8], at: int, big: bool) -> int:
     return int(np.int64(data[at]) | np.int64(data[at + 1]) << 8)
 
 
-@njit
-def u32(data: NDArray[np.uint8], at: int, big: bool) -> int:
-    """Four bytes at `at` as an unsigned number."""
-    a, b, c, d = np.int64(data[at]), np.int64(data[at + 1]), np.int64(data[at + 2]), np.int64(data[at + 3])
-    if big:
-        return int(a << 24 | b << 16 | c << 8 | d)
-    return int(a | b << 8 | c << 16 | d << 24)
-
-
-@njit
-def walk_pcap(data: NDArray[np.uint8], at: int, end: int, layout: PcapLayout, frames: NDArray[np.void]) -> tuple[int, int, int]:
-    """Write a row for each whole record in data[at:end]. Returns (rows, where the next record begins, why it stopped)."""
-    big, rows = layout.big, 0
-    status = FULL
-    while rows < frames.size:
-        if end - at < layout.header_bytes:
-            status = DONE if at == end else CUT
-            break
-        captured, wire = u32(data, at + 8, big), u32(data, at + 12, big)
-        if layout.lengths == 1 or (layout.lengths == 2 and captured > wire):
-            captured, wire = wire, captured
-        if captured > FRAME_LIMIT:
-            status = TOO_LONG_FRAME
-            break
-        if end - at - layout.header_bytes < captured:
-            status = CUT
-            break
-        fraction = u32(data, at + 4, big)
-        if layout.nano:
-            fraction //= 1000
-        row = frames[rows]
-        row["ts_us"] = u32(data, at, big) * 1_000_000 + fraction
-        row["offset"] = at + layout.header_bytes
-        row["captured_bytes"] = captured
-        row["wire_bytes"] = wire
-        row["link_type"] = layout.link_type
-        row["source"] = layout.source
-        row["reserved"] = 0
-        rows += 1
-        following = at + layout.header_bytes + captured
-        for line in range(at + AHEAD_BYTES, min(following + AHEAD_BYTES, end), LINE_BYTES):
-            prefetch(data, np.int64(line), np.int64(0))
-        at = following
-    return rows, at, status
-
-
-@njit
+@part
 def binary_us(ticks: np.uint64, power: np.uint64) -> np.uint64:
     """Ticks of 2^-power seconds in microseconds, rounded down exactly. `power` is 0 to 127."""
     million, half, limit = np.uint64(1_000_000), np.uint64(32), np.uint64(STAMP_LIMIT_US)
@@ -160,7 +100,7 @@ def binary_us(ticks: np.uint64, power: np.uint64) -> np.uint64:
     return seconds * million
 
 
-@njit
+@part
 def stamp(ticks: np.uint64, scale: int, factor: np.uint64, offset_us: int) -> int:
     """Microseconds since the epoch of a pcapng stamp, exact but for rounding down, held within STAMP_LIMIT_US."""
     zero, limit = np.uint64(0), np.uint64(STAMP_LIMIT_US)
@@ -178,7 +118,7 @@ def stamp(ticks: np.uint64, scale: int, factor: np.uint64, offset_us: int) -> in
     return max(-STAMP_LIMIT_US, min(STAMP_LIMIT_US, total))
 
 
-@njit
+@part
 def count_skipped(kinds: NDArray[np.int64], skipped: NDArray[np.int64], kind: int) -> None:
     """Count a block that holds no frame, by its type."""
     place = 0
@@ -189,10 +129,10 @@ def count_skipped(kinds: NDArray[np.int64], skipped: NDArray[np.int64], kind: in
     skipped[place] += 1
 
 
-@njit
+@part
 def block_status(data: NDArray[np.uint8], at: int, end: int, big: bool) -> tuple[int, int]:
     """Whether a whole, sane block lies at `at`: (its length, FULL), or (0, why not)."""
-    length = u32(data, at + 4, big)
+    length = load32(data, at + 4, big)
     if length < 12:
         return 0, SHORT_BLOCK
     if length % 4 != 0:
@@ -201,23 +141,23 @@ def block_status(data: NDArray[np.uint8], at: int, end: int, big: bool) -> tuple
         return 0, LONG_BLOCK
     if length > end - at:
         return 0, CUT
-    if u32(data, at + length - 4, big) != length:
+    if load32(data, at + length - 4, big) != length:
         return 0, TRAILER
     return length, FULL
 
 
-@njit
+@part
 def packet_fields(data: NDArray[np.uint8], at: int, big: bool, kind: int) -> tuple[int, np.uint64, int, int]:
     """Read the packet block at `at`: (interface, ticks, captured bytes, wire bytes). A simple one tells wire bytes only."""
     if kind == SIMPLE_PACKET:
-        wire = u32(data, at + 8, big)
+        wire = load32(data, at + 8, big)
         return 0, np.uint64(0), wire, wire
-    number = u32(data, at + 8, big) if kind == ENHANCED_PACKET else u16(data, at + 8, big)
-    ticks = np.uint64(u32(data, at + 12, big)) << np.uint64(32) | np.uint64(u32(data, at + 16, big))
-    return number, ticks, u32(data, at + 20, big), u32(data, at + 24, big)
+    number = load32(data, at + 8, big) if kind == ENHANCED_PACKET else u16(data, at + 8, big)
+    ticks = np.uint64(load32(data, at + 12, big)) << np.uint64(32) | np.uint64(load32(data, at + 16, big))
+    return number, ticks, load32(data, at + 20, big), load32(data, at + 24, big)
 
 
-@njit
+@part
 def packet_status(number: int, interfaces: int, captured: int, room: int) -> int:
     """Whether a packet block's own numbers fit the section and the block: FULL, or what is broken."""
     if number >= interfaces:
@@ -227,16 +167,19 @@ def packet_status(number: int, interfaces: int, captured: int, room: int) -> int
     return FULL if captured <= room else FRAME_OVER_BLOCK
 
 
-@njit
+@loop
 def walk_pcapng(data: NDArray[np.uint8], at: int, end: int, section: Section, frames: NDArray[np.void]) -> tuple[int, int, int]:
-    """Write a row for each packet block in data[at:end], count the others. Returns as `walk_pcap`."""
+    """Write a row for each packet block in data[at:end], count the others.
+
+    Returns (rows, where the next block begins, why it stopped).
+    """
     big, last_us, interfaces = section.big, section.last_us, section.interfaces
     rows, status = 0, FULL
     while rows < frames.size:
         if end - at < 8:
             status = DONE if at == end else CUT
             break
-        kind = u32(data, at, big)
+        kind = load32(data, at, big)
         if kind == SECTION_BLOCK:  # reads the same in either byte order, which may change here
             status = SECTION
             break
@@ -247,7 +190,7 @@ def walk_pcapng(data: NDArray[np.uint8], at: int, end: int, section: Section, fr
             status = INTERFACE
             break
         for line in range(at + AHEAD_BYTES, min(at + length + AHEAD_BYTES, end), LINE_BYTES):
-            prefetch(data, np.int64(line), np.int64(0))
+            prefetch_read(data, np.int64(line), np.int64(0))
         if kind not in (ENHANCED_PACKET, SIMPLE_PACKET, OLD_PACKET):
             count_skipped(section.kinds, section.skipped, kind)
             at += length
