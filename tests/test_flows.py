@@ -4,76 +4,29 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from flow_packets import (
+    AFTER_US,
+    CLOSE,
+    HANDSHAKE,
+    HOST,
+    PEER,
+    START_US,
+    answered,
+    bystander,
+    drained,
+    ends,
+    feed,
+    flows_of,
+    packets,
+    sent,
+    spoke,
+)
 from naive_accumulate import Tree, read
 from naive_flows import Packet, packets_of, rows_of
 from numpy.typing import NDArray
 
 from sensor.flows import OUT_ROWS, FlowTable
-from sensor.schema import ACK, END_FULL, ENDS, FIN, FLOW, GRE, ICMP, ICMPV6, PSH, RST, SYN, TCP, UDP, V4_MAPPED
-
-START_US = 1_700_000_000_000_000
-HOST, PEER = V4_MAPPED | 0x0A00_0001, V4_MAPPED | 0xC633_6401
-BYSTANDER = V4_MAPPED | 99
-AFTER_US = 1
-"""The shortest time beyond a limit."""
-
-
-def sent(at_s: float, flags: int = ACK, *, plus_us: int = 0, **more: int) -> Packet:
-    """A packet of the host to the peer, by default a bare TCP segment to port 80."""
-    told = {"protocol": TCP, "src": HOST, "dst": PEER, "src_port": 40_000, "dst_port": 80, **more}
-    return Packet(START_US + round(at_s * 1e6) + plus_us, flags=flags, **told)
-
-
-def answered(at_s: float, flags: int = ACK, *, plus_us: int = 0, **more: int) -> Packet:
-    """A packet of the peer to the host, of the same flow."""
-    told = {"protocol": TCP, "src": PEER, "dst": HOST, "src_port": 80, "dst_port": 40_000, **more}
-    return Packet(START_US + round(at_s * 1e6) + plus_us, flags=flags, **told)
-
-
-def spoke(at_s: float, *, plus_us: int = 0, **more: int) -> Packet:
-    """A datagram of the host to the peer."""
-    told = {"protocol": UDP, "src_port": 5000, "dst_port": 53, "header": 8, **more}
-    return sent(at_s, 0, plus_us=plus_us, **told)
-
-
-def bystander(at_s: float, *, plus_us: int = 0) -> Packet:
-    """A packet between others: all that it does is to let time pass."""
-    return spoke(at_s, plus_us=plus_us, src=BYSTANDER, dst=V4_MAPPED | 98)
-
-
-HANDSHAKE = (sent(0.0, SYN), answered(0.1, SYN | ACK), sent(0.2))
-CLOSE = (sent(1.0, FIN | ACK), answered(1.1, FIN | ACK), sent(1.2))
-
-
-def feed(table: FlowTable, *packets: Packet) -> NDArray[np.void]:
-    """Flows that end while the packets are fed: a copy."""
-    ended: NDArray[np.void] = table.feed(rows_of(packets)).copy()
-    return ended
-
-
-def drained(table: FlowTable) -> NDArray[np.void]:
-    """All that is left."""
-    parts = [np.zeros(0, FLOW)]
-    while len(part := table.drain()):
-        parts.append(part.copy())
-    return np.concatenate(parts)
-
-
-def flows_of(*packets: Packet, table: FlowTable | None = None) -> NDArray[np.void]:
-    """All flows of the packets but the bystander's."""
-    table = table or FlowTable()
-    rows = np.concatenate([feed(table, *packets), drained(table)])
-    others: NDArray[np.void] = rows[rows["src_lo"] != BYSTANDER]
-    return others
-
-
-def ends(rows: NDArray[np.void]) -> list[str]:
-    return [ENDS[end] for end in rows["end"]]
-
-
-def packets(rows: NDArray[np.void]) -> list[tuple[int, int]]:
-    """Packets of (source, destination) of each flow."""
-    return [(int(row["fwd"]["packets"]), int(row["bwd"]["packets"])) for row in rows]
+from sensor.schema import ACK, END_FULL, ENDS, FIN, GRE, ICMP, ICMPV6, PSH, RST, SYN, UDP, V4_MAPPED
 
 
 def test_silent_flow_ends_after_idle_timeout_of_packet_time_without_a_packet_of_its_own() -> None:
@@ -351,95 +304,6 @@ def test_stamps_at_both_ends_of_what_captures_can_say_are_taken() -> None:
     drained(table)
     assert table.live == 0
     assert table.packets == 6
-
-
-def test_sums_of_squares_stay_exact_beyond_64_bits() -> None:
-    hours = [0, 5_000_000_001, 2**33, 86_400_000_000 * 365, 3 * 2**52]  # the second is 83 minutes
-    times = [sum(hours[: n + 1]) for n in range(len(hours))]
-    table = FlowTable(active_s=2e10, expiry=False)
-    (row,) = flows_of(*(spoke(0, plus_us=time) for time in times), table=table)
-    square = sum(gap * gap for gap in hours)
-    assert square > 1 << 100
-    for gap in (row["gap"], row["fwd"]["gap"], row["idle"]):
-        assert int(gap["square_lo"]) + (int(gap["square_hi"]) << 64) == square
-
-
-def test_carry_of_the_lower_half_is_not_lost() -> None:
-    gaps = [2**32 - 1] * 5  # each square is just below 2^64
-    times = [sum(gaps[:n]) for n in range(len(gaps) + 1)]
-    (row,) = flows_of(*(spoke(0, plus_us=time) for time in times), table=FlowTable(active_s=1e9, expiry=False))
-    assert int(row["gap"]["square_lo"]) + (int(row["gap"]["square_hi"]) << 64) == 5 * (2**32 - 1) ** 2
-
-
-def repeats(*segments: Packet, table: FlowTable | None = None) -> list[tuple[int, int]]:
-    rows = flows_of(*segments, table=table)
-    return [(int(row["fwd"]["retransmissions"]), int(row["bwd"]["retransmissions"])) for row in rows]
-
-
-def test_segment_seen_before_is_a_retransmission() -> None:
-    data = [sent(n, seq=100 * n, ack=1, payload=100) for n in range(4)]
-    assert repeats(*data) == [(0, 0)]
-    assert repeats(*data, data[1]._replace(ts_us=START_US + 5_000_000)) == [(1, 0)]
-    assert repeats(*data, *data[1:]) == [(3, 0)]
-
-
-def test_segment_that_differs_in_anything_is_none() -> None:
-    one = sent(0, seq=5, ack=5, payload=5, window=5)
-    others = [one._replace(**{name: value}) for name in ("seq", "ack", "payload", "window") for value in (4, 6)]
-    assert repeats(one, *others) == [(0, 0)]
-
-
-def test_equal_segments_of_both_sides_are_no_retransmission() -> None:
-    assert repeats(sent(0, seq=1), answered(0, seq=1), sent(1, seq=2), answered(1, seq=2)) == [(0, 0)]
-
-
-def test_sequence_numbers_may_wrap() -> None:
-    data = [sent(n, seq=(2**32 - 200 + 100 * n) % 2**32, payload=100) for n in range(4)]
-    assert repeats(*data) == [(0, 0)]
-    assert repeats(*data, data[1], data[3]) == [(2, 0)]
-
-
-def test_retransmission_over_a_cut_is_counted_in_the_later_row() -> None:
-    data = [sent(n, seq=100 * n, payload=100) for n in range(4)]
-    late = [packet._replace(ts_us=packet.ts_us + 121_000_000) for packet in data]
-    assert repeats(*data, sent(60), *late) == [(0, 0), (4, 0)]
-
-
-def bulks(*packets: Packet) -> list[tuple[int, ...]]:
-    """Of each side: bulks, their packets, payload bytes and microseconds."""
-    (row,) = flows_of(*packets)
-    names = ("bulk_count", "bulk_packets", "bulk_bytes", "bulk_us")
-    return [tuple(int(side[name]) for name in names) for side in (row["fwd"], row["bwd"])]
-
-
-def test_four_payload_packets_without_a_second_between_them_are_a_bulk() -> None:
-    run = [sent(n / 10, payload=100) for n in range(6)]
-    assert bulks(*run[:3]) == [(0, 0, 0, 0)] * 2
-    assert bulks(*run[:4])[0] == (1, 4, 400, 300_000)
-    assert bulks(*run)[0] == (1, 6, 600, 500_000)
-
-
-def test_gap_of_over_a_second_or_an_answer_with_payload_ends_a_bulk() -> None:
-    run = [sent(n, payload=100) for n in range(4)]
-    assert bulks(*run)[0] == (1, 4, 400, 3_000_000)
-    late = [packet._replace(ts_us=packet.ts_us + AFTER_US) for packet in run[2:]]
-    assert bulks(*run[:2], *late)[0] == (0, 0, 0, 0)
-    assert bulks(*run[:2], answered(1.5, payload=1), *run[2:])[0] == (0, 0, 0, 0)
-    assert bulks(*run[:2], answered(1.5), *run[2:])[0] == (1, 4, 400, 3_000_000)
-    assert bulks(run[0], answered(0, payload=1), *run[1:])[0] == (1, 4, 400, 3_000_000)
-
-
-def test_both_sides_have_bulks_of_their_own() -> None:
-    both = [*(sent(n / 10, payload=5) for n in range(4)), *(answered(5 + n / 10, payload=7) for n in range(5))]
-    assert bulks(*both) == [(1, 4, 20, 300_000), (1, 5, 35, 400_000)]
-    assert bulks(*both, *(packet._replace(ts_us=packet.ts_us + 20_000_000) for packet in both))[1] == (2, 10, 70, 800_000)
-
-
-def test_another_connection_on_the_same_ports_repeats_nothing() -> None:
-    once = [*HANDSHAKE, *CLOSE]
-    again = [packet._replace(ts_us=packet.ts_us + 3_000_000) for packet in once]
-    assert repeats(*once) == repeats(*again)
-    assert repeats(*once, *again) == repeats(*once) * 2
 
 
 def test_rows_of_packets_and_packets_of_rows_are_each_others_inverse() -> None:

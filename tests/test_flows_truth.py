@@ -10,6 +10,7 @@ from typing import TypedDict
 
 import numpy as np
 import pytest
+from flow_packets import drained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_accumulate import INNER, Tree, read, told
@@ -101,13 +102,6 @@ limits = st.fixed_dictionaries(
         "active_s": st.sampled_from((0.5, 60.0, 10_000.0)),
     },
 ).map(lambda chosen: Limits(**chosen))  # type: ignore[typeddict-item]  # the keys are those above
-
-
-def drained(table: FlowTable) -> NDArray[np.void]:
-    parts = [np.zeros(0, FLOW)]
-    while len(part := table.drain()):
-        parts.append(part.copy())
-    return np.concatenate(parts)
 
 
 def compiled(table: FlowTable, rows: NDArray[np.void]) -> list[Tree]:
