@@ -16,7 +16,7 @@ from benchmarks.machine import Machine
 from benchmarks.measure import CommandError
 from benchmarks.recorded import Absent, find_collection, write_recorded
 from benchmarks.run_flows import FlowRun
-from benchmarks.store import folder
+from benchmarks.store import folder, read_from_disk
 from benchmarks.synthetic import Contents, Flood, Shape, write
 
 PARTS = ("flows", "peers", "recorded", "whole", "words", "memory")
@@ -123,7 +123,7 @@ def on_synthetic(chosen: Sequence[str], runs: int, share: int) -> table.Comparis
         f"Synthetic: {contents.packets / 1e6:,.1f} million packets, {contents.packets // contents.flows} a flow,"
         f" {contents.bytes / contents.packets:,.0f} bytes a packet"
     )
-    return compare(comparison.Input(title, path, contents.packets), chosen, runs)
+    return compare(comparison.Input(title, read_from_disk(path), contents.packets), chosen, runs)
 
 
 def on_recorded(chosen: Sequence[str], runs: int, share: int) -> table.Comparison:
@@ -133,7 +133,7 @@ def on_recorded(chosen: Sequence[str], runs: int, share: int) -> table.Compariso
         f"Recorded: {written.files} captures of ndpi_4.2, {written.rounds} times over,"
         f" {written.packets / 1e6:,.1f} million packets cut to 160 bytes"
     )
-    return compare(comparison.Input(title, path, written.packets), chosen, runs)
+    return compare(comparison.Input(title, read_from_disk(path), written.packets), chosen, runs)
 
 
 def compare(subject: comparison.Input, chosen: Sequence[str], runs: int) -> table.Comparison:
@@ -149,7 +149,7 @@ def compare(subject: comparison.Input, chosen: Sequence[str], runs: int) -> tabl
 def whole(runs: int, share: int) -> list[table.Figure]:
     """Measure the path from capture to alerts, and start-up."""
     path, contents = capture(WHOLE if share == 1 else WHOLE._replace(packets=1_000_000))
-    return promises.whole_path(path, contents, capture(FEW)[0], runs)
+    return promises.whole_path(read_from_disk(path), contents, capture(FEW)[0], runs)
 
 
 def words(runs: int, share: int) -> list[table.Figure]:
