@@ -41,7 +41,7 @@ def _digest(*parts: bytes) -> str:
 
 
 def read_from_disk(path: Path) -> Path:
-    """Drop a capture from the page cache and read it back, so that it lies there as a capture does that was on disk; returns it.
+    """Drop a capture from the page cache and read it back, to lie there as a capture does that was on disk.
 
     What a program has just written in small pieces lies in single pages, which cost twice as much to map as those that the
     kernel read ahead. All tools then start from the same, warm cache.
