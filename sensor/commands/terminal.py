@@ -22,6 +22,7 @@ from rich.text import Text
 
 from sensor import metrics
 from sensor.commands import linktypes
+from sensor.message import share
 from sensor.schema import Alert, Reason
 
 COLOURS = {"critical": "bold red", "high": "red", "medium": "yellow", "low": "cyan"}
@@ -108,8 +109,8 @@ def table(alerts: Sequence[Alert], left_out: int) -> Table:
 
 def told(reason: Reason) -> str:
     """Write a reason as one line: what was seen, how likely it was held, and what was expected."""
-    seen = f"{reason.part}: {reason.seen} ({reason.seen_probability:.2%}, {reason.nats:.1f} nats)"
-    return f"{seen}, expected {reason.expected} ({reason.expected_probability:.0%})"
+    seen = f"{reason.part}: {reason.seen} ({share(reason.seen_probability)}, {reason.nats:.1f} nats)"
+    return f"{seen}, expected {reason.expected} ({share(reason.expected_probability)})"
 
 
 def summary(counters: Mapping[str, int], notes: Iterable[str], seconds: float, *, rated: bool = True) -> str:
