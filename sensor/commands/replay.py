@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # what these import is slow, and is not needed to tell of a m
 DONE, DAMAGED, MISUSE, INTERRUPTED, READER_GONE = 0, 1, 2, 130, 141
 """Exit statuses; the last two are what a shell reports for SIGINT and SIGPIPE."""
 
-COMPILING_S = 30
+COMPILING_S = 20
 """Seconds that the first compilation takes on one core of a common machine, for the announcement."""
 
 DRAW_EVERY_S = 0.1
