@@ -124,7 +124,7 @@ def test_the_naive_table_tells_every_result_that_a_flow_has() -> None:
 @settings(max_examples=200, deadline=None)
 @given(forward_in_time, limits)
 def test_flows_and_all_their_sums_are_those_of_the_naive_table(packets: list[Packet], chosen: Limits) -> None:
-    assert compiled(FlowTable(**chosen), rows_of(packets)) == naive(NaiveTable(**chosen), packets)
+    assert compiled(FlowTable(seed=1, **chosen), rows_of(packets)) == naive(NaiveTable(**chosen), packets)
 
 
 talk = st.lists(
@@ -147,7 +147,7 @@ def test_sums_of_one_long_talk_are_those_of_the_naive_table(said: list[tuple[boo
             for forward, step, payload in said
         ]
     )
-    assert compiled(FlowTable(), rows_of(packets)) == naive(NaiveTable(), packets)
+    assert compiled(FlowTable(seed=1), rows_of(packets)) == naive(NaiveTable(), packets)
 
 
 @settings(max_examples=100, deadline=None)
@@ -159,7 +159,7 @@ def test_without_expiry_the_same_holds_when_time_runs_back_and_forth(
     steps: list[tuple[tuple[int, Packet], int]], flows: int
 ) -> None:
     packets = in_time([(step * sign, packet) for (step, packet), sign in steps])
-    assert compiled(FlowTable(flows=flows, expiry=False), rows_of(packets)) == naive(
+    assert compiled(FlowTable(flows=flows, expiry=False, seed=1), rows_of(packets)) == naive(
         NaiveTable(flows=flows, expiry=False), packets
     )
 
@@ -168,7 +168,7 @@ def test_without_expiry_the_same_holds_when_time_runs_back_and_forth(
 @given(st.lists(st.tuples(exchange(), st.sampled_from((1, 1, 1, -1))), min_size=1, max_size=60), st.integers(1, 64))
 def test_no_packet_is_lost_when_time_runs_back_and_forth(steps: list[tuple[tuple[int, Packet], int]], flows: int) -> None:
     packets = in_time([(step * sign, packet) for (step, packet), sign in steps])
-    table, truth = FlowTable(flows=flows), NaiveTable(flows=flows)
+    table, truth = FlowTable(flows=flows, seed=1), NaiveTable(flows=flows)
     ended = np.concatenate([table.feed(rows_of(packets)).copy(), drained(table)])
     truth.feed(packets)
     assert (table.clock_us, table.steps_back) == (truth.clock_us, truth.steps_back)
@@ -227,7 +227,7 @@ def test_index_loses_no_flow_under_many_beginnings_and_ends(hosts: int) -> None:
 
 def test_full_table_gives_the_flows_of_the_naive_one() -> None:
     rows = crowd(4000, 9, seed=5, spread_us=100_000)
-    assert compiled(FlowTable(flows=20), rows) == naive(NaiveTable(flows=20), list(packets_of(rows)))
+    assert compiled(FlowTable(flows=20, seed=1), rows) == naive(NaiveTable(flows=20), list(packets_of(rows)))
 
 
 @pytest.mark.parametrize("flows", [1, 20, 4096])
