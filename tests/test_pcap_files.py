@@ -40,9 +40,9 @@ def refusal(*paths: Path | str) -> str:
         (b"BZh91AY&SY", "bunzip2"),
         (b"PK\3\4zip", "unzip"),
         (b"snoop\0\0\0\0\0\0\2", "editcap"),
-        (gzip.compress(b"text"), "inside the gzip packing"),
-        (gzip.compress(b""), "nothing is in it inside the gzip packing"),
-        (gzip.compress(PCAP)[:12], "cut off"),
+        (gzip.compress(b"text", mtime=0), "inside the gzip packing"),
+        (gzip.compress(b"", mtime=0), "nothing is in it inside the gzip packing"),
+        (gzip.compress(PCAP, mtime=0)[:12], "cut off"),
         (b"\x1f\x8bno gzip at all", "gzip data are damaged"),
         pytest.param(b"\x28\xb5\x2f\xfd\x00\xa0\x01\x00\x00", "too much memory", marks=needs_zstandard),  # a window of 1 GiB
     ],
