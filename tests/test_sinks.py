@@ -181,7 +181,7 @@ def test_json_line_is_one_line_whatever_stands_in_it(uid: str, msg: str) -> None
 
 @given(st.integers(-(1 << 63), (1 << 63) - 1))
 def test_every_time_has_a_text(ts_us: int) -> None:
-    assert re.fullmatch(r"(?:\d{4}|[+-]\d{3,6})-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", iso_utc(ts_us))
+    assert re.fullmatch(r"(?:\d{4,6}|-\d{3,6})-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", iso_utc(ts_us))
 
 
 @given(st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1)))
