@@ -6,9 +6,10 @@ and what it is; so each is a function that takes (kind, at) and gives the next (
 else ends the walk in one row. A kind below zero is the reason why there will be none.
 
 Three rules make rows independent of how much was captured. Lengths come from IP headers, never from the captured bytes
-(an IP length of zero, as segmentation offload leaves behind, means up to the end of the frame on the wire). A tunnel whose
-inside yields no packet does not hide the one around it: the walk is repeated with that tunnel closed. Fragments without a
-transport header get the ports of the first one from a bounded table, or are counted.
+(an IP length of zero, as segmentation offload leaves behind, means up to the end of the frame on the wire, or to
+FRAME_BYTES where a false wire length lies beyond). A tunnel whose inside yields no packet does not hide the one around it:
+the walk is repeated with that tunnel closed. Fragments without a transport header get the ports of the first one from a
+bounded table, or are counted.
 
 Every read is checked against `cap`, the end of the captured bytes, at the edge of its header; indices are unsigned, so that
 a wrong one cannot wrap around. The file is longer than others of the house because kernels that call one another share a
@@ -52,6 +53,7 @@ DONE = -100  # the row is written
 
 HEADERS = 32  # looked through per frame, so that made-up nesting costs no more than a microsecond; real traffic has under 12
 EXTENSIONS = 12  # IPv6 extension headers per packet; RFC 8200 has five kinds and lets one of them come twice
+FRAME_BYTES = 1 << 18  # of a frame, as `sources` hand over at most: the sums of squares in schema.SIZES rely on it
 FRAGMENT_US = 30_000_000  # how long a first fragment is remembered; RFC 791 and Linux wait 15 to 30 s for the rest
 WAYS = 4  # slots that a fragment's hash allows; the one not heard of for the longest time is replaced
 
@@ -560,7 +562,7 @@ def decode_frame(data: Bytes, frame: np.void, row: np.void, table: Rows, on: int
     start, captured, wire = signed(frame["offset"]), signed(frame["captured_bytes"]), signed(frame["wire_bytes"])
     if start < 0 or start > len(data) - captured:
         return OUTSIDE_BLOCK
-    cap, end = start + captured, start + max(captured, wire)
+    cap, end = start + min(captured, FRAME_BYTES), start + min(max(captured, wire), FRAME_BYTES)
     row["ts_us"] = frame["ts_us"]
     open_tunnels = HEADERS
     while True:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 LAYERS = frozenset({"vlan", "mpls", "pppoe", "gre", "ipip", "6in4", "vxlan", "geneve", "gtpu"})
-HEADERS, EXTENSIONS, FRAGMENT_US = 32, 12, 30_000_000
+HEADERS, EXTENSIONS, FRAGMENT_US, FRAME_BYTES = 32, 12, 30_000_000, 262_144
 FRAGMENT, TUNNEL, LATER = 1, 2, 4
 
 AGAIN = {
@@ -98,7 +98,7 @@ class NaiveDecoder:
         """The packet of a frame, or the reason why there is none."""
         self.ts_us = ts_us
         try:
-            return self.link(Rest(frame, max(wire, len(frame))), link_type)
+            return self.link(Rest(frame[:FRAME_BYTES], min(max(wire, len(frame)), FRAME_BYTES)), link_type)
         except Skip as skip:
             return str(skip)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -51,6 +52,7 @@ from scapy.packet import Packet, Raw
 
 from sensor import decode_kernel
 from sensor.decode import DEFAULT_TUNNELS, SKIPS, Decoder
+from sensor.flows import FlowTable
 from sensor.schema import FRAME, NOTE_FRAGMENT, NOTE_LATER_FRAGMENT, NOTE_TUNNEL, PACKET, FrameBlock
 
 V4 = bytes(10) + b"\xff\xff"
@@ -544,6 +546,45 @@ def test_fragment_that_comes_again_takes_its_old_place() -> None:
     packets_of(decoder, [Frame(first, ts_us=n) for n in range(100)])
     assert np.count_nonzero(decoder._table["state"]) == 1
     assert told(later, decoder=decoder)["dst_port"] == 53
+
+
+# Lengths that are false
+
+
+@pytest.mark.parametrize("rule", ["ip", "captured"])
+@pytest.mark.parametrize("size", [0, 300_000])
+@pytest.mark.parametrize("version", [4, 6, 46])
+def test_length_of_zero_ends_at_the_wire_or_at_the_most_that_a_frame_can_have(
+    version: int, size: int, rule: Literal["ip", "captured"]
+) -> None:
+    layers = {4: [offloaded4()], 6: [offloaded6()], 46: [offloaded4(proto=41), offloaded6()]}[version]
+    whole = stack(*layers, UDP(sport=1, dport=2, len=0), Raw(bytes(size)))
+    for wire in (1_000, 262_143, 262_144, 262_145, 2**32 - 16, 2**32 - 1):
+        wire = max(wire, len(whole))  # noqa: PLW2901  # as a source tells it
+        row = told(whole, 101, wire, Decoder(payload=rule))
+        headers = len(whole) - size
+        seen = min(wire if rule == "ip" else len(whole), 262_144)
+        assert row["payload_bytes"] == seen - headers < 1 << 18
+        assert row["ip_bytes"] == min(wire, 262_144) - sum(map(len, layers[:-1]))
+
+
+def offloaded4(proto: int = 17) -> IP:
+    """An IPv4 header whose length segmentation offload left at zero."""
+    return IP(src=FIRST[0], dst=FIRST[1], len=0, proto=proto)
+
+
+def offloaded6() -> IPv6:
+    return IPv6(src="fd00::1", dst="fd00::2", plen=0, nh=17)
+
+
+def test_false_wire_lengths_give_no_gigabytes_and_squares_that_fit() -> None:
+    data = stack(ether(), offloaded4(), UDP(sport=1, dport=2), Raw(b"x" * 20))
+    table = FlowTable(flows=4)
+    table.feed(packets_of(Decoder(), [Frame(data, wire=0xFFFF_FFF0, ts_us=n) for n in range(3)]))
+    (flow,) = table.drain()
+    payload = 262_144 - 14 - 20 - 8
+    assert flow["fwd"]["payload"]["sum"] == 3 * payload
+    assert flow["fwd"]["payload"]["square"] == 3 * payload**2
 
 
 # CICFlowMeter's payload rule
