@@ -83,10 +83,10 @@ def measure(chosen: Sequence[str], runs: int, *, quick: bool) -> table.Results:
     if {"flows", "peers"} & set(chosen):
         compared = attempt("decode and flows", figures, lambda: on_synthetic(chosen, runs, share))
         comparisons += [compared] if compared else []
-        figures += comparison.figures(compared) if compared else []
     if "recorded" in chosen:
         compared = attempt("recorded captures", figures, lambda: on_recorded(chosen, runs, share))
         comparisons += [compared] if compared else []
+    figures += [figure for compared in comparisons for figure in comparison.figures(compared)]
     for name, measured in (("whole", whole), ("words", words), ("memory", memory)):
         if name in chosen:
             figures += attempt(name, figures, functools.partial(measured, runs, share)) or []

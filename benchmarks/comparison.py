@@ -97,7 +97,7 @@ def figures(compared: Comparison) -> list[Figure]:
     ours = next((tool for tool in compared.tools if tool.name == NETSEQ.name), None)
     if ours is None or ours.rate is None:
         return []
-    what = "decode and flows, one core"
+    what = f"decode and flows, one core, {compared.capture.partition(':')[0].lower()} traffic"
     measured = f"{spread(ours.rate, 1e6)} million packets/s"
     found = [Figure(what, measured, f"{TARGET_RATE / 1e6:.1f} million", ours.rate.median >= TARGET_RATE)]
     for tool in compared.tools:

@@ -129,9 +129,9 @@ def report(results: Results, machine: Machine, how: str) -> str:
 
 
 def summary(results: Results, machine: Machine) -> str:
-    """Write what README carries: all figures, and the tools on the first capture."""
+    """Write what README carries: all figures, and the tools on each capture."""
     parts = [markdown(FIGURE_HEADER, figure_rows(results.figures))] if results.figures else []
-    for each in results.comparisons[:1]:
+    for each in results.comparisons:
         rows = [(tool.name, spread(tool.rate, 1e6) or tool.note, spread(tool.ratio, 1, 1)) for tool in each.tools]
         parts.append(f"{each.capture}:\n\n" + markdown(("tool", "million packets per CPU second", "netseq is faster by"), rows))
     parts.append(f"Median of {machine.runs} runs with the range, on {machine.short()}. All of it: benchmarks/RESULTS.md.\n")
