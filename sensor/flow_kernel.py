@@ -22,24 +22,19 @@ from numpy.typing import NDArray
 
 from sensor.flow_accumulate import add_gap, add_packet, remember, segment_hash
 from sensor.flow_index import LINE_BYTES, append, find, forget, key_tag, look_ahead, unlink
-from sensor.flow_states import BOTH_FINS, NONE, READY, SYN_SENT, close_progress, conn_state
+from sensor.flow_rules import ATTEMPT, CLOSED, cut, from_source, goes_on, lane_of
+from sensor.flow_states import NONE, close_progress, conn_state
 from sensor.kernels import loop, part, prefetch
 from sensor.schema import (
     ACK,
-    END_ACTIVE,
     END_ATTEMPT,
     END_CLOSED,
     END_FULL,
-    END_ICMP,
     END_IDLE,
     END_INPUT,
-    END_REUSED,
     FLOW,
-    ICMP,
-    ICMPV6,
     SYN,
     TCP,
-    UDP,
 )
 
 LIVE, CLOCK_US, DUE_US, CONNECTIONS, PACKETS, STEPS_BACK, SEED = range(7)
@@ -48,9 +43,6 @@ STATES = 7
 
 IDLE_US, CLOSED_US, ATTEMPT_US, ACTIVE_US, EXPIRY, STEP_BACK_US = range(6)
 """Places in Table.limits, the numbers that do not."""
-
-OPEN, CLOSED, ATTEMPT = range(3)
-"""The queues; the time-out of a queue stands in Table.limits at the queue's own number."""
 
 BLOCK = 4096
 """Packets fed at a time, at most."""
@@ -197,51 +189,6 @@ def copy_counts(row: np.void, blank: np.void) -> None:
     row["bwd"] = blank["bwd"]
     row["bwd"]["highest_seq"], row["bwd"]["highest_ack"] = seq, ack
     row["fwd_bulk_last_us"] = row["bwd_bulk_last_us"] = 0
-
-
-@part
-def from_source(row: np.void, p: np.void) -> bool:
-    """Forward means: sent by the flow's source address; a host that talks to itself is told apart by the port.
-
-    CICFlowMeter never compares ports, so that there all packets of such a flow are forward.
-    """
-    if row["src_lo"] != p["src_lo"] or row["src_hi"] != p["src_hi"]:
-        return False
-    return bool(row["src_port"] == p["src_port"] or row["src_lo"] != row["dst_lo"] or row["src_hi"] != row["dst_hi"])
-
-
-@part
-def lane_of(row: np.void) -> np.int64:
-    """Which queue the flow waits in."""
-    if row["closing"] >= BOTH_FINS:
-        return np.int64(CLOSED)
-    if row["src_state"] == SYN_SENT and row["bwd"]["packets"] == 0 and row["continued"] == 0:  # which only TCP has
-        return np.int64(ATTEMPT)
-    return np.int64(OPEN)
-
-
-@part
-def cut(row: np.void, p: np.void, active_us: np.int64) -> np.int64:
-    """Why this packet cannot join the flow (END_*), or 0."""
-    if row["closing"] == READY and p["tcp_flags"] & SYN:
-        return np.int64(END_REUSED)
-    if p["ts_us"] - row["first_us"] > active_us:
-        return np.int64(END_ACTIVE)
-    if (
-        (row["protocol"] == ICMP or row["protocol"] == ICMPV6)
-        and p["icmp_code"] != row["icmp_code"]
-        and p["icmp_type"] != row["icmp_type"]
-    ):
-        return np.int64(END_ICMP)
-    return np.int64(0)
-
-
-@part
-def goes_on(row: np.void, p: np.void, why: np.int64, active_us: np.int64) -> bool:
-    """After a cut by time: is the packet still of the same connection, so that the row continues it?"""
-    if why != END_ACTIVE:
-        return False
-    return bool(row["protocol"] == TCP or (row["protocol"] == UDP and p["ts_us"] - row["last_us"] <= active_us))
 
 
 @part
