@@ -1,7 +1,8 @@
 """From frame bytes to PACKET rows: the decoder that the engine feeds with blocks of a source, and `flows` reads from.
 
-It owns what the compiled walk (`sensor.decode_kernel`) needs and keeps between blocks: the buffer of rows, which is used
-again for every block so that it stays in the processor's cache, the table of first fragments, and the counters.
+It owns what the compiled walk (`sensor.decode_kernel`, which calls `decode_layers` and `decode_ip`) needs and keeps between
+blocks: the buffer of rows, which is used again for every block so that it stays in the processor's cache, the table of first
+fragments, and the counters.
 """
 
 from __future__ import annotations
@@ -12,22 +13,24 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sensor import decode_bytes as names
 from sensor import decode_kernel as kernel
-from sensor.decode_kernel import SKIPS
+from sensor.decode_bytes import SKIPS
+from sensor.decode_ip import FRAGMENT, WAYS
 from sensor.schema import PACKET, FrameBlock
 
 __all__ = ["DEFAULT_TUNNELS", "SKIPS", "Decoder"]
 
 TUNNELS = {
-    "vlan": kernel.ON_VLAN,
-    "mpls": kernel.ON_MPLS,
-    "pppoe": kernel.ON_PPPOE,
-    "gre": kernel.ON_GRE,
-    "ipip": kernel.ON_IPIP,
-    "6in4": kernel.ON_6IN4,
-    "vxlan": kernel.ON_VXLAN,
-    "geneve": kernel.ON_GENEVE,
-    "gtpu": kernel.ON_GTPU,
+    "vlan": names.ON_VLAN,
+    "mpls": names.ON_MPLS,
+    "pppoe": names.ON_PPPOE,
+    "gre": names.ON_GRE,
+    "ipip": names.ON_IPIP,
+    "6in4": names.ON_6IN4,
+    "vxlan": names.ON_VXLAN,
+    "geneve": names.ON_GENEVE,
+    "gtpu": names.ON_GTPU,
 }
 DEFAULT_TUNNELS = frozenset(TUNNELS)
 """Layers that can be looked through."""
@@ -60,8 +63,8 @@ class Decoder:
             raise ValueError(f"unknown tunnel {unknown[0]!r}: choose from {', '.join(TUNNELS)}")
         if payload not in ("ip", "captured"):
             raise ValueError(f"unknown payload rule {payload!r}: choose 'ip' or 'captured'")
-        self._on = sum(TUNNELS[name] for name in set(tunnels)) | (kernel.CAPTURED if payload == "captured" else 0)
-        self._table = np.zeros(1 << (max(fragments, kernel.WAYS) - 1).bit_length(), kernel.FRAGMENT)
+        self._on = sum(TUNNELS[name] for name in set(tunnels)) | (names.CAPTURED if payload == "captured" else 0)
+        self._table = np.zeros(1 << (max(fragments, WAYS) - 1).bit_length(), FRAGMENT)
         self._table["seen_us"] = np.iinfo(np.int64).min  # nothing is staler than an empty slot
         self._packets = np.empty(BLOCK, PACKET)
         self._packets["reserved"] = 0

@@ -50,7 +50,7 @@ from scapy.layers.sctp import SCTP, SCTPChunkData
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet, Raw
 
-from sensor import decode_kernel
+from sensor import decode_bytes, decode_kernel
 from sensor.decode import DEFAULT_TUNNELS, SKIPS, Decoder
 from sensor.flows import FlowTable
 from sensor.schema import FRAME, NOTE_FRAGMENT, NOTE_LATER_FRAGMENT, NOTE_TUNNEL, PACKET, FrameBlock
@@ -644,10 +644,10 @@ def test_wrong_settings_are_refused_by_name() -> None:
 
 def test_every_reason_has_a_code_and_the_codes_are_in_order() -> None:
     codes = [
-        decode_kernel.OUTSIDE_BLOCK, decode_kernel.LINK_TYPE, decode_kernel.CUT_LINK, decode_kernel.ARP_SKIP,
-        decode_kernel.NOT_IP, decode_kernel.LAYER_OFF, decode_kernel.CUT_IP, decode_kernel.IP_VERSION,
-        decode_kernel.IP_HEADER, decode_kernel.CUT_TRANSPORT, decode_kernel.BAD_TRANSPORT, decode_kernel.TOO_DEEP,
-        decode_kernel.FRAGMENT_WITHOUT_FIRST, decode_kernel.FRAGMENT_OF_TUNNEL,
+        decode_bytes.OUTSIDE_BLOCK, decode_bytes.LINK_TYPE, decode_bytes.CUT_LINK, decode_bytes.ARP_SKIP,
+        decode_bytes.NOT_IP, decode_bytes.LAYER_OFF, decode_bytes.CUT_IP, decode_bytes.IP_VERSION,
+        decode_bytes.IP_HEADER, decode_bytes.CUT_TRANSPORT, decode_bytes.BAD_TRANSPORT, decode_bytes.TOO_DEEP,
+        decode_bytes.FRAGMENT_WITHOUT_FIRST, decode_bytes.FRAGMENT_OF_TUNNEL,
     ]  # fmt: skip
     assert [~code for code in codes] == list(range(len(SKIPS)))
 

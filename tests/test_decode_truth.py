@@ -9,10 +9,11 @@ from __future__ import annotations
 import functools
 import importlib.util
 import random
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Literal
 
 import dpkt
@@ -42,7 +43,7 @@ from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6
 from scapy.layers.sctp import SCTP
 from scapy.packet import Raw
 
-from sensor import decode, decode_kernel, kernels
+from sensor import decode, decode_bytes, decode_ip, decode_kernel, decode_layers, kernels
 from sensor.decode import SKIPS, Decoder
 from sensor.schema import NOTE_FRAGMENT, NOTE_LATER_FRAGMENT
 
@@ -52,16 +53,26 @@ LINK_TYPES = (0, 1, 9, 12, 14, 50, 101, 104, 108, 113, 228, 229, 276)
 
 @functools.cache
 def plain_kernel() -> ModuleType:
-    """`sensor.decode_kernel` loaded anew with decorators that compile nothing."""
-    spec = importlib.util.spec_from_file_location("plain_decode_kernel", decode_kernel.__file__)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    """`sensor.decode_kernel` and what it calls, loaded anew with decorators that compile nothing."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("loop", "part"):
             patch.setattr(kernels, name, lambda function: function)
-        spec.loader.exec_module(module)
+        for compiled in (decode_bytes, decode_layers, decode_ip, decode_kernel):  # each is imported by the next
+            spec = importlib.util.spec_from_file_location(compiled.__name__, compiled.__file__)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            patch.setitem(sys.modules, compiled.__name__, module)
+            spec.loader.exec_module(module)
     return module
+
+
+def test_the_plain_kernel_is_plain_to_its_last_part() -> None:
+    plain = plain_kernel()
+    for piece in (plain.transport, plain.u16, plain.layer, plain.ipv6):
+        assert isinstance(piece, FunctionType)
+    for piece in (plain.link_header, plain.layer, plain.tunnel, plain.ipv4, plain.ipv6, plain.finish):
+        assert all(not hasattr(read, "signatures") for read in piece.__globals__.values())
 
 
 def decode_plainly(decoder: Decoder, frame: Frame) -> Row | str:
