@@ -1,7 +1,8 @@
 """Why a verdict: for the few rows that matter, what each part was expected to be and how much it weighed.
 
 Top values are looked up only for rows whose p-value is low, because a full sort for every flow would cost more than
-scoring it. Where the LSTM had shed a flow, the frequencies say what was to be expected. `resident` calls this.
+scoring it. Each part is told by the voice that weighed most for it, LSTM or frequencies, with that voice's own numbers for
+what was seen and for what was expected instead: numbers of two voices could not be compared. `resident` calls this.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from models.frequency import Frequency
 from models.words import Folded
 
 EXPECTED = 3
-"""Values named for each part: the alert shows the first, a table may show all."""
+"""Other values named for each part: the alert shows the first, a table may show all."""
 ABSENT = -1
 """Stands for a value where a part has fewer than EXPECTED of them."""
 
@@ -24,33 +25,37 @@ class Expectations(NamedTuple):
     """What K words of P parts were expected to be."""
 
     values: Tensor
-    """(K, P, 3) int16 likeliest values first."""
+    """(K, P, 3) int16 values that were not seen, the likeliest first."""
     probability: Tensor
-    """(K, P, 3)."""
+    """(K, P, 3). Here and in `seen`, the first part's are of a single port where a value stands for a range of them."""
     seen: Tensor
-    """(K, P) probability of what was seen: of a port that stands in a range, not of the range."""
+    """(K, P) probability of what was seen."""
 
 
-def expectations(lstm: Folded, frequency: Frequency, words: Tensor, reached: Tensor, place_of: Tensor) -> Expectations:
-    """Look up what (K, P) words were expected to be.
+def expectations(
+    lstm: Folded, frequency: Frequency, words: Tensor, reached: Tensor, place_of: Tensor, voice: Tensor
+) -> Expectations:
+    """Look up what (K, P) words were expected to be, by the voice (K, P) that each part is told by: see `shares`.
 
     `reached` (N, ...) are the prediction layers of the batch's stepped words and `place_of` (K,) says which of them
-    belongs to each word, -1 for shed ones, which the frequencies answer for.
+    belongs to each word. It is -1 for shed ones, of which the LSTM (voice 0) has nothing to tell.
     """
-    kept, parts = place_of >= 0, words.shape[1]
+    parts = words.shape[1]
     values = torch.full((len(words), parts, EXPECTED), ABSENT, dtype=torch.int16, device=words.device)
     probability = torch.zeros(len(words), parts, EXPECTED, device=words.device)
     seen = torch.zeros(len(words), parts, device=words.device)
-    layers = reached[place_of[kept]]
     for place in range(parts):
         mass = frequency.distribution(place, words[:, 0]).clone()
-        mass[kept] = lstm.distribution(layers, place)
-        top = mass.topk(min(EXPECTED, mass.shape[1]), dim=1)
+        heard = voice[:, place] == 0
+        mass[heard] = lstm.distribution(reached[place_of[heard]], place)
+        if place == 0:
+            mass *= torch.exp(-lstm.spread)  # one port of a range is as likely as its share of the range
+        here = words[:, place, None].long()
+        seen[:, place] = mass.gather(1, here)[:, 0]
+        top = mass.scatter(1, here, -1.0).topk(min(EXPECTED, mass.shape[1] - 1), dim=1)
         found = top.values.shape[1]
         values[:, place, :found] = top.indices.to(torch.int16)
         probability[:, place, :found] = top.values
-        seen[:, place] = mass.gather(1, words[:, place, None].long())[:, 0]
-    seen[:, 0] *= torch.exp(-lstm.spread[words[:, 0].long()])  # one port of a range is as likely as its share of the range
     return Expectations(values, probability, seen)
 
 

@@ -50,15 +50,15 @@ class Scored(NamedTuple):
     explained: NDArray[np.int64]
     """(K,) rows with p_value <= explain_p."""
     expected: NDArray[np.int16]
-    """(K, P, 3) likeliest values of each part, given the parts before (as seen); -1 where a part has fewer values."""
+    """(K, P, 3) likeliest other values of each part, by `voice`; -1 where a part has fewer values."""
     expected_probability: NDArray[np.float32]
-    """(K, P, 3)."""
+    """(K, P, 3) by `voice`. The LSTM knows the conversation and the parts before (as seen), the frequencies the service."""
     seen_probability: NDArray[np.float32]
-    """(K, P)."""
+    """(K, P) by `voice`; of one port, where the first part's value is a range, as in `expected_probability`."""
     contribution: NDArray[np.float32]
     """(K, P) share of each part in the verdict, summing to 1 (all 0 where nothing weighed anything)."""
     voice: NDArray[np.uint8]
-    """(K, P) which voice weighed most for the part: 0 the LSTM, 1 the frequencies."""
+    """(K, P) which voice weighed most for the part: 0 the LSTM, 1 the frequencies. Those of a shed flow are all 1."""
     shed: int
     """Flows of this batch that the LSTM did not read."""
 
@@ -222,9 +222,10 @@ class Scorer:
         place_of[order.rows] = np.arange(len(order.rows))
         which = torch.from_numpy(explained).to(self.device)
         places = torch.from_numpy(place_of[explained]).to(self.device)
-        expected = expectations(self._lstm, self._frequency, words[which], reached, places)
         weighed = so_far.largest[which] * self._largest_weight + so_far.mean[which] * self._mean_weight
         contribution, voice = shares(weighed, self._place, self._lstm_share, words.shape[1])
+        voice[places < 0] = 1
+        expected = expectations(self._lstm, self._frequency, words[which], reached, places, voice)
         return (
             expected.values.cpu().numpy(),
             expected.probability.cpu().numpy(),

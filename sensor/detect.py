@@ -23,6 +23,7 @@ A kernel walks the batch and names the few rows that alert; only for these is an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -45,6 +46,8 @@ VOICES = ("lstm", "frequency")
 SEVERITIES = ((0.01, "critical"), (0.1, "high"), (1.0, "medium"))
 """A severity is how rare a false alarm like it is: at most so many a day. Above the last one it is "low"."""
 
+LEAST = 1e-37
+"""Probabilities are cut here before their logarithm, as the scorer does."""
 LIFT = 0.01
 """Log-odds by which a flow must lift its hour's verdict: below it is the float noise of other batch sizes."""
 RATE_HOURS = 24
@@ -314,7 +317,9 @@ class Detector:
         reasons = self._reasons(row, word, flow, scored)
         count, first_us, last_us = int(told["count"]), int(told["first_us"]), int(told["last_us"])
         span_us = last_us - first_us
-        story = message.tell(text(*src), text(*dst), flow, reasons, per_day=per_day, count=count, span_us=span_us)
+        heaviest = "" if reasons else self._heaviest(row, scored)
+        rarity = message.rarity(per_day)
+        story = message.tell(text(*src), text(*dst), flow, reasons, heaviest, rarity=rarity, count=count, span_us=span_us)
         return Alert(
             ts_us=int(flow["last_us"]),
             signature=SIGNATURE,
@@ -339,29 +344,36 @@ class Detector:
         )
 
     def _reasons(self, row: int, word: NDArray[np.int16], flow: np.void, scored: Scored) -> tuple[Reason, ...]:
-        """Explain the parts that weigh most in the row's verdict, the heaviest first."""
+        """Explain the parts that weigh most in the row's verdict, the heaviest first.
+
+        A verdict is of the hour so far: a part may weigh in it for what earlier flows did, and in this one be just what was
+        expected. Only what was less likely in this flow than something else is a reason that can be shown with it.
+        """
         places = np.flatnonzero(scored.explained == row)
         if len(places) == 0:
             self.unexplained += 1
             return ()
         k = int(places[0])
         shares = scored.contribution[k]
-        heaviest = np.argsort(-shares, kind="stable")[:REASONS]
-        return tuple(self._reason(k, int(p), word, flow, scored) for p in heaviest if shares[p] > 0)
+        unlikely = scored.seen_probability[k] < scored.expected_probability[k, :, 0]
+        heaviest = [p for p in np.argsort(-shares, kind="stable") if shares[p] > 0 and unlikely[p]][:REASONS]
+        return tuple(self._reason(k, int(p), word, flow, scored) for p in heaviest)
+
+    def _heaviest(self, row: int, scored: Scored) -> str:
+        """Name the part that weighs most in the row's verdict; nothing where that is not known."""
+        shares = scored.contribution[scored.explained == row]
+        return self.vocabulary.parts[int(shares[0].argmax())] if len(shares) and shares[0].max() > 0 else ""
 
     def _reason(self, k: int, p: int, word: NDArray[np.int16], flow: np.void, scored: Scored) -> Reason:
         """Explain part `p` of the k-th explained row: what was seen, and the likeliest value that it was not."""
-        part, seen, row = self.vocabulary.parts[p], int(word[p]), int(scored.explained[k])
-        others = [j for j, value in enumerate(scored.expected[k, p]) if value >= 0 and value != seen]
-        nats = float(scored.part_nats[row, p])
+        part, probability = self.vocabulary.parts[p], float(scored.seen_probability[k, p])
         return Reason(
             part=part,
-            seen=self.vocabulary.describe(part, seen, flow),
-            seen_probability=_digits(float(scored.seen_probability[k, p])),
-            expected=self.vocabulary.describe(part, int(scored.expected[k, p, others[0]])) if others else "nothing else",
-            expected_probability=_digits(float(scored.expected_probability[k, p, others[0]])) if others else 0.0,
-            # where the LSTM shed this flow, the frequency voice speaks, which never does
-            nats=_digits(nats if np.isfinite(nats) else float(scored.frequency_nats[row, p])),
+            seen=self.vocabulary.describe(part, int(word[p]), flow),
+            seen_probability=_digits(probability),
+            expected=self.vocabulary.describe(part, int(scored.expected[k, p, 0])),
+            expected_probability=_digits(float(scored.expected_probability[k, p, 0])),
+            nats=_digits(-math.log(max(probability, LEAST))),
             voice=VOICES[int(scored.voice[k, p])],
         )
 

@@ -45,12 +45,23 @@ def transport(protocol: int) -> str:
     return TRANSPORTS.get(protocol, str(protocol))
 
 
-def tell(src: str, dst: str, flow: np.void, reasons: tuple[Reason, ...], *, per_day: float, count: int, span_us: int) -> str:
+def tell(
+    src: str,
+    dst: str,
+    flow: np.void,
+    reasons: tuple[Reason, ...],
+    heaviest: str,
+    *,
+    rarity: str,
+    count: int,
+    span_us: int,
+) -> str:
     """Put an alert into words: what was done, what was unusual about it, and how often that is a false alarm.
 
-    `count` flows within `span_us` stand behind the alert.
+    `heaviest` is the part that weighed most in the conversation's hour, for an alert whose flow gives no reason of its own;
+    `rarity` is what `rarity` says; `count` flows within `span_us` stand behind the alert.
     """
-    told = f"{_deed(src, dst, flow)}: {_surprise(reasons)}; false alarms like this: {_rarity(per_day)}."
+    told = f"{_deed(src, dst, flow)}: {_surprise(reasons, heaviest)}; false alarms like this: {rarity}."
     if count > 1:
         told += f" It stands for {count:,} flows within {_span(span_us)}."
     return told
@@ -82,17 +93,20 @@ def _deed(src: str, dst: str, flow: np.void) -> str:
     return f"{told} ({state}{volume})"
 
 
-def _surprise(reasons: tuple[Reason, ...]) -> str:
+def _surprise(reasons: tuple[Reason, ...], heaviest: str) -> str:
     """Say what weighed most, how likely the model held it, and what it held likeliest instead."""
     if not reasons:
-        return "the conversation as a whole was not expected"
+        if not heaviest:
+            return "the conversation as a whole was not expected"
+        part = NOUNS.get(heaviest, heaviest)
+        return f"not this flow alone but the conversation's hour as a whole is unusual, most of all by the {part}"
     first = reasons[0]
-    rather = f" against {share(first.expected_probability)} for {first.expected}" if first.expected_probability > 0 else ""
     part = NOUNS.get(first.part, first.part)
-    return f"most unusual is the {part}, {first.seen}, with {share(first.seen_probability)} here{rather}"
+    here, rather = share(first.seen_probability), share(first.expected_probability)
+    return f"most unusual is the {part}, {first.seen}, with {here} here against {rather} for {first.expected}"
 
 
-def _rarity(per_day: float) -> str:
+def rarity(per_day: float) -> str:
     """Say how often a false alarm like this is to be expected."""
     if per_day >= 1.5:
         return f"{per_day:.0f} a day"

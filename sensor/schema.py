@@ -208,9 +208,9 @@ class Reason(msgspec.Struct, frozen=True):
     expected: str
     expected_probability: float
     nats: float
-    """-ln(seen_probability) under the word LSTM, given the conversation and the parts before."""
+    """-ln(seen_probability)."""
     voice: str
-    """Which voice weighed most in the verdict for this part: "lstm" or "frequency"."""
+    """Which voice weighed most in the verdict for this part, "lstm" or "frequency": both probabilities are its own."""
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):

@@ -393,20 +393,55 @@ def test_reasons_are_the_heaviest_parts_with_what_was_expected_instead() -> None
     assert gap.seen_probability == pytest.approx(math.exp(-4), rel=1e-5)
 
 
-def test_expected_value_is_never_the_seen_one() -> None:
-    flows, scored = flows_of([at(600)]), scored_of([at(600)], 1.0)
-    scored.expected[0, 3] = [3, 5, -1]
-    scored.expected[0, 1] = [1, -1, -1]
+def decided(scored: Scored) -> Alert:
+    """The alert of one flow with these scores."""
+    flows = flows_of([at(600)])
     (alert,) = detector().decide(flows, words_of(1), Conversations(conversations=4).turn(flows), scored)
-    assert (alert.reasons[0].expected, alert.reasons[0].expected_probability) == ("gap-5", 0.2)
-    assert (alert.reasons[1].expected, alert.reasons[1].expected_probability) == ("nothing else", 0.0)
+    return alert
 
 
-def test_shed_flow_is_told_by_the_frequency_voice() -> None:
-    flows, scored = flows_of([at(600)]), scored_of([at(600)], 1.0)
+def test_part_that_was_no_less_likely_than_another_value_is_no_reason() -> None:
+    scored = scored_of([at(600)], 1.0)
+    scored.seen_probability[0, 3] = 0.7  # the heaviest part of the hour, and in this flow the likeliest value
+    scored.seen_probability[0, 1] = 0.6
+    alert = decided(scored)
+    assert [reason.part for reason in alert.reasons] == ["service"]
+    assert "most unusual is the service" in alert.msg
+
+
+def test_part_with_one_value_only_is_no_reason() -> None:
+    scored = scored_of([at(600)], 1.0)
+    scored.expected[0, 3], scored.expected_probability[0, 3] = -1, 0.0
+    assert [reason.part for reason in decided(scored).reasons] == ["outcome", "service"]
+
+
+def test_alert_whose_flow_was_all_expected_tells_of_its_hour_and_the_heaviest_part() -> None:
+    scored = scored_of([at(600)], 1.0)
+    scored.seen_probability[:] = 0.9
+    alert = decided(scored)
+    assert alert.reasons == ()
+    assert "not this flow alone but the conversation's hour as a whole is unusual, most of all by the gap;" in alert.msg
+
+
+@given(st.lists(st.tuples(*(st.floats(0, 1, width=32) for _ in range(3))), min_size=4, max_size=4))
+def test_every_reason_shows_less_than_was_expected_and_what_that_cost(rows: list[tuple[float, float, float]]) -> None:
+    scored = scored_of([at(600)], 1.0)
+    for part, (seen, expected, share_) in enumerate(rows):
+        scored.seen_probability[0, part], scored.expected_probability[0, part, 0] = seen, expected
+        scored.contribution[0, part] = share_
+    reasons = decided(scored).reasons
+    assert all(reason.seen_probability <= reason.expected_probability for reason in reasons)  # six digits may hide the rest
+    assert all(reason.nats == pytest.approx(-math.log(max(reason.seen_probability, 1e-37)), abs=1e-4) for reason in reasons)
+    fit = [part for part, (seen, expected, share_) in enumerate(rows) if seen < expected and share_ > 0]
+    fit.sort(key=lambda part: -rows[part][2])
+    assert [reason.part for reason in reasons] == [PARTS[part] for part in fit[:3]]
+
+
+def test_score_of_a_shed_flow_is_the_frequencies() -> None:
+    scored = scored_of([at(600)], 1.0)
     scored.nats[:], scored.part_nats[:] = np.nan, np.nan
-    (alert,) = detector().decide(flows, words_of(1), Conversations(conversations=4).turn(flows), scored)
-    assert (alert.score, alert.reasons[0].nats) == (20.0, 8.0)
+    alert = decided(scored)
+    assert (alert.score, alert.reasons[0].nats) == (20.0, 4.0)
 
 
 def test_alert_without_an_explanation_is_raised_and_counted() -> None:

@@ -127,11 +127,42 @@ def test_explanations_name_the_likeliest_values_and_share_out_the_verdict() -> N
     assert (scored.p_value[scored.explained] <= 0.3).all()
     assert scored.expected.shape == (len(scored.explained), len(PARTS), 3)
     assert (np.diff(scored.expected_probability, axis=2) <= 1e-6).all()
-    assert (scored.expected[:, 1, 2] == -1).all()  # the heading has two values
-    assert (scored.seen_probability <= scored.expected_probability[..., 0] + 1e-6).all()
+    assert (scored.expected[:, 1, 1:] == -1).all()  # the heading has two values, and one of them was seen
+    assert (scored.expected != turned.words[scored.explained][..., None]).all()
     assert np.allclose(scored.contribution.sum(axis=1), 1.0, atol=1e-5)
-    nats = -np.log(scored.seen_probability[:, 1:])
-    assert np.allclose(nats, scored.part_nats[scored.explained][:, 1:], atol=1e-3)
+
+
+def test_what_was_seen_is_told_by_the_voice_that_weighed_most() -> None:
+    split = np.array([float((column.voice == "lstm") == (column.place % 2 == 0)) for column in columns(len(SIZES))])
+    bundle = dataclasses.replace(example(), weights=Weights(split, split, 0.0))
+    scored = score(Scorer(bundle, conversations=10, device=torch.device("cpu")), some_turns(300, 10, seed=6), explain_p=1.0)
+    by_voice = np.where(scored.voice == 0, scored.part_nats, scored.frequency_nats)
+    assert 0.1 < scored.voice.mean() < 0.9
+    assert np.allclose(-np.log(scored.seen_probability), by_voice, atol=1e-3)
+
+
+@pytest.mark.parametrize("voice", ["lstm", "given"])
+def test_what_was_expected_instead_is_told_by_the_same_voice_as_what_was_seen(voice: str) -> None:
+    """Every other value put in place of the seen one has, by that voice, the probability that was told of it."""
+    evidence, place = columns(len(SIZES)), 2
+    only = np.array([1.0 if (column.voice, column.place) == (voice, place) else 0.0 for column in evidence])
+    bundle, turned = dataclasses.replace(example(), weights=Weights(only, only, 0.0)), some_turns(1, 1)
+    scored = score(Scorer(bundle, conversations=1, device=torch.device("cpu")), turned, explain_p=1.0)
+    for rank in range(3):
+        other = turned.words.copy()
+        other[0, place] = scored.expected[0, place, rank]
+        again = score(Scorer(bundle, conversations=1, device=torch.device("cpu")), turned._replace(words=other))
+        nats = again.part_nats if voice == "lstm" else again.frequency_nats
+        assert -np.log(scored.expected_probability[0, place, rank]) == pytest.approx(nats[0, place], abs=1e-4)
+
+
+def test_ports_of_a_range_are_expected_one_by_one() -> None:
+    bundle, turned = example(), some_turns(20, 1)
+    scored = score(Scorer(bundle, conversations=1, device=torch.device("cpu"), rounds=1), turned, explain_p=1.0)
+    each = bundle.counts.alone(0) * np.exp(-np.array(SPREAD))
+    for row in np.flatnonzero(np.isnan(scored.nats)):
+        assert each[scored.expected[row, 0, 0]] == np.delete(each, turned.words[row, 0]).max()
+        assert np.allclose(scored.expected_probability[row, 0], each[scored.expected[row, 0]], rtol=1e-4)
 
 
 def test_what_weighs_more_in_the_verdict_contributes_more_and_names_its_voice() -> None:
@@ -151,7 +182,8 @@ def test_shed_flows_are_explained_by_the_frequencies() -> None:
     scored = score(Scorer(bundle, conversations=1, device=torch.device("cpu"), rounds=2), some_turns(50, 1), explain_p=1.0)
     shed = np.flatnonzero(np.isnan(scored.nats))
     assert len(shed) == 48
-    assert (scored.expected[shed][:, 0, 0] == bundle.counts.alone(0).argmax()).all()
+    assert (scored.voice[shed] == 1).all()
+    assert np.allclose(-np.log(scored.seen_probability[shed]), scored.frequency_nats[shed], atol=1e-3)
 
 
 def test_a_scorer_goes_on_from_a_saved_state() -> None:
