@@ -139,9 +139,9 @@ def test_standard_input_gives_the_same_alerts_as_the_file(run: Replay, plain_dem
     assert piped.stdout.decode() == run("--quiet", "--json", plain_demo).out
 
 
-def test_a_lower_budget_gives_no_more_alerts(run: Replay) -> None:
+def test_a_lower_budget_gives_fewer_alerts(run: Replay) -> None:
     few = run("--json", "--set", "detect.budget_per_day=0.001", DEMO).out.splitlines()
-    assert len(few) <= len(run("--json", DEMO).out.splitlines())
+    assert len(few) < len(run("--json", DEMO).out.splitlines())
 
 
 def test_a_cut_capture_is_replayed_up_to_the_break_and_told_with_its_place(run: Replay, plain_demo: Path) -> None:
@@ -165,6 +165,7 @@ def test_a_cut_capture_is_replayed_up_to_the_break_and_told_with_its_place(run: 
         ("letter.txt", b"Dear Sir or Madam\n"),
         ("zeros.pcap", bytes(1000)),
         ("picture.png", b"\x89PNG\r\n\x1a\n"),
+        ("x.gz", b"\x1f\x8b\x08"),
     ],
 )
 def test_a_file_that_is_no_capture_is_one_line_and_status_2(run: Replay, tmp_path: Path, name: str, content: bytes) -> None:

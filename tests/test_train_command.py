@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,11 @@ import torch
 from models.checkpoint import load
 from models.evaluate import auc
 from models.resident import Scorer
-from sensor.commands.datasets import read
+from sensor.commands.datasets import only_kind, read
 from sensor.commands.train import DEFAULT_MODEL, main, rows_of
 from sensor.words import Vocabulary
 
+DEMO = Path(__file__).parent / "data" / "demo.pcap.gz"
 FIELDS = (
     "ts uid id.orig_h id.orig_p id.resp_h id.resp_p proto service duration orig_bytes resp_bytes conn_state label detailedlabel"
 )
@@ -43,7 +46,8 @@ def write_log(path: Path, *, hosts: int = 20, flows: int = 400, attacks: int = 0
 
 
 def train(*arguments: object) -> int:
-    return main(["words", *map(str, arguments), "--epochs", "2", "--units", "8"])
+    units = [] if "--from" in arguments else ["--units", "8"]
+    return main(["words", *map(str, arguments), "--epochs", "2", *units])
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +103,33 @@ def test_the_summary_is_told_unless_quiet(tmp_path: Path, capsys: pytest.Capture
     assert "conversation-hours" in told
 
 
+def status_of(arguments: list[str]) -> int:
+    try:
+        return main(arguments)
+    except SystemExit as end:  # argparse ends the process on misuse
+        return int(end.code or 0)
+
+
+@pytest.mark.parametrize("readme", ["# Captures of one office\n", "Captures, all of one office\n", "{}\n"])
+def test_a_readme_does_not_make_a_folder_of_captures_another_kind(tmp_path: Path, readme: str) -> None:
+    shutil.copy(DEMO, tmp_path)
+    (tmp_path / "README").write_text(readme)
+    assert only_kind(str(tmp_path)) == "captures"
+    assert len(read(str(tmp_path)).flows)
+
+
+def test_a_disk_that_fills_up_is_no_misuse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("models.checkpoint.save", full)
+    assert train(write_log(tmp_path / "conn.log"), "--output", tmp_path / "office", "--quiet") == 1
+    told = f"netseq-train: {tmp_path / 'office'}: the model cannot be written: No space left on device\n"
+    assert capsys.readouterr().err == told
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -110,6 +141,14 @@ def test_the_summary_is_told_unless_quiet(tmp_path: Path, capsys: pytest.Capture
         (["conn.log", "--from", "DEFAULT", "--parts", "sent"], "leave --parts"),
         (["conn.log", "--validation", "1.5"], "above 0 and below 1"),
         (["attacks.log"], "no benign flows"),
+        (["conn.log", "--from", "DEFAULT", "--units", "16"], "leave --units out"),
+        (["conn.log", "--rate", "nan"], "--rate nan: give a learning rate above 0"),
+        (["conn.log", "--min-count", "abc"], "abc is not a number from 1 on"),
+        (["conn.log", "--output", "/proc/x"], "/proc/x: cannot be written"),
+        (["conn.log", "--output", "conn.log/deep"], "conn.log/deep: cannot be written"),
+        (["broken.gz"], "broken.gz: the gzip data are cut off"),
+        (["-"], "-: training reads its data more than once"),
+        (["both"], "both: holds both "),
     ],
 )
 def test_what_cannot_be_trained_is_one_line_and_exit_2(
@@ -119,7 +158,11 @@ def test_what_cannot_be_trained_is_one_line_and_exit_2(
     write_log(tmp_path / "conn.log")
     write_log(tmp_path / "attacks.log", flows=0, attacks=30)
     (tmp_path / "text.log").write_text("#a text\nand another line\n")
-    assert train(*arguments, "--output", "model") == 2
+    (tmp_path / "broken.gz").write_bytes(b"\x1f\x8b\x08")
+    (tmp_path / "both").mkdir()
+    write_log(tmp_path / "both" / "conn.log")
+    shutil.copy(DEMO, tmp_path / "both")
+    assert status_of(["words", "--epochs", "2", "--output", "model", *arguments]) == 2
     told = capsys.readouterr().err
     assert told.startswith("netseq-train: ")
     assert said in told

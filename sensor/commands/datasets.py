@@ -9,26 +9,30 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sensor.commands.misuse import Misuse
 from sensor.decode import Decoder
 from sensor.flows import FlowTable
 from sensor.schema import FLOW, FlowBatch
-from sensor.sources.flowcsv import FlowCsvSource
-from sensor.sources.lines import head_of
-from sensor.sources.pcap import CaptureSource
-from sensor.sources.zeek import ConnLogSource
+from sensor.sources.faults import Broken
+from sensor.sources.flowcsv import FlowCsvSource, NotAFlowTable
+from sensor.sources.pcap import CaptureSource, NotACapture
+from sensor.sources.unpack import Origin, unpacked
+from sensor.sources.zeek import ConnLogSource, NotAConnLog
 
 Source: TypeAlias = CaptureSource | ConnLogSource | FlowCsvSource
 
 LEFT_OUT = ("Background", "Unknown")
 """Details of rows that a labelled log calls neither benign nor attack."""
 KINDS = ("conn.log", "flow-csv", "captures")
+HEAD_BYTES = 512
+"""Unpacked, to see what a file looks like: a folder of captures is not read through for it."""
 
 
 class DataSet(NamedTuple):
@@ -57,26 +61,64 @@ class DataSet(NamedTuple):
 
 
 def kind_of(path: str) -> str:
-    """Which of KINDS a file is, or the first file of a folder that is one."""
-    if os.path.isdir(path):
-        inside = (str(found) for found in sorted(Path(path).rglob("*")) if found.is_file())
-        return next((kind for kind in map(kind_of, inside) if kind != "captures"), "captures")
-    head = head_of(Path(path)).lstrip()
+    """Which of KINDS a file looks like by its first bytes; what cannot be read is left to the captures' reader to refuse."""
+    try:
+        with open(path, "rb", buffering=0) as raw:
+            begun = bytearray(HEAD_BYTES)
+            inflow, _ = unpacked(Origin(raw))
+            head = bytes(begun[: inflow.readinto(memoryview(begun))]).lstrip()
+    except (OSError, Broken):
+        return "captures"
     if head[:1] in {b"#", b"{"}:
         return "conn.log"
-    return "flow-csv" if b"," in head[:200] and head[:200].isascii() and b"\0" not in head[:200] else "captures"
+    return "flow-csv" if b"," in head and head.isascii() and b"\0" not in head else "captures"
+
+
+def held(path: str, kinds: Sequence[str] = KINDS) -> dict[str, str]:
+    """Which of `kinds` a file or folder truly holds, each with the first such file.
+
+    What a file in a folder looks like is not enough: a README may begin as a log does, or hold a comma. So its reader is asked.
+    """
+    if not os.path.isdir(path):
+        return {kind_of(path): path}
+    found: dict[str, str] = {}
+    for inside in sorted(Path(path).rglob("*")):
+        if len(found) == len(kinds) or not inside.is_file():
+            continue
+        kind = kind_of(str(inside))
+        if kind in kinds and kind not in found and _is_one(str(inside), kind):
+            found[kind] = str(inside)
+    return found
+
+
+def only_kind(path: str, kinds: Sequence[str] = KINDS) -> str:
+    """The one kind that a file or folder holds; "captures", whose reader says what is wrong, for none. Raises Misuse."""
+    found = held(path, kinds)
+    if len(found) > 1:
+        (one, first), (other, second) = list(found.items())[:2]
+        raise Misuse(f"{path}: holds both {one} ({first}) and {other} ({second}): name them one at a time")
+    return next(iter(found), "captures")
+
+
+def open_kind(path: str, kind: str) -> Source:
+    """The source that reads one of KINDS. Raises NotAConnLog, NotAFlowTable or NotACapture."""
+    if kind == "conn.log":
+        return ConnLogSource([path])
+    return FlowCsvSource([path]) if kind == "flow-csv" else CaptureSource([path])
+
+
+def _is_one(path: str, kind: str) -> bool:
+    try:
+        open_kind(path, kind)
+    except (NotAConnLog, NotAFlowTable, NotACapture):
+        return False
+    return True
 
 
 def read(path: str, tell: Callable[[float], None] | None = None) -> DataSet:
-    """Read one file or folder. Raises NotAConnLog, NotAFlowTable or NotACapture; `tell` hears the share read so far."""
-    kind = kind_of(path)
-    source: Source
-    if kind == "conn.log":
-        source = ConnLogSource([path])
-    elif kind == "flow-csv":
-        source = FlowCsvSource([path])
-    else:
-        source = CaptureSource([path])
+    """Read one file or folder. Raises Misuse, NotAConnLog, NotAFlowTable, NotACapture; `tell` hears the share read so far."""
+    kind = only_kind(path)
+    source = open_kind(path, kind)
     pieces: list[NDArray[np.void]] = []
     labels: list[str] = []
     details: list[str] = []

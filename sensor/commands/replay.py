@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from sensor import __version__, config
+from sensor.commands.misuse import Misuse, Parser, check_inputs, check_output
 from sensor.commands.train import DEFAULT_MODEL
 
 if TYPE_CHECKING:  # what these import is slow, and is not needed to tell of a mistake
@@ -54,10 +54,6 @@ Exit status: 0 done; 1 the input was damaged (what could be read was replayed) o
 """
 
 
-class Misuse(Exception):  # noqa: N818  # not an error of the program: what was asked for cannot be done
-    """The command cannot begin; `str(error)` is the one line for the user."""
-
-
 class Report(NamedTuple):
     """What a run came to."""
 
@@ -85,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    build = argparse.ArgumentParser(
+    build = Parser(
         prog="netseq-replay",
         description="Replay captures or Zeek's conn.log through the sensor, and show what it alerts on and why.",
         epilog=EPILOG,
@@ -117,9 +113,9 @@ def check(arguments: argparse.Namespace) -> None:
         raise Misuse("no FILE given: name a capture, a folder of captures, a conn.log, or - for standard input")
     if arguments.json and arguments.notice and not arguments.output:
         raise Misuse("--json and --notice would both write to standard output: add --output DIR")
-    for path in arguments.files:
-        if path != "-" and not os.access(path, os.R_OK):
-            raise Misuse(f"{path}: {'permission denied' if os.path.exists(path) else 'no such file or folder'}")
+    check_inputs(arguments.files)
+    if arguments.output:
+        check_output(arguments.output, ["alerts.jsonl", *["notice.log"] * arguments.notice])
 
 
 def fail(line: str, status: int) -> int:
@@ -221,25 +217,17 @@ def losses_of(source: Source) -> dict[str, int]:
 
 def open_source(paths: Sequence[str], settings: config.Settings) -> Source:
     """Open captures, or logs when the files are logs. Raises NotACapture, NotAConnLog or Misuse."""
+    from sensor.commands.datasets import only_kind  # noqa: PLC0415
     from sensor.sources.pcap import CaptureSource  # noqa: PLC0415
     from sensor.sources.zeek import ConnLogSource  # noqa: PLC0415
 
-    logs = [path for path in paths if holds_logs(path)]
+    logs = [path for path in paths if path != "-" and only_kind(path, ("captures", "conn.log")) == "conn.log"]
     if not logs:
         return CaptureSource(paths, block_frames=settings.source.block_frames)
     if len(logs) < len(paths):
         other = next(path for path in paths if path not in logs)
-        raise Misuse(f"{logs[0]} is a conn.log and {other} is not: replay them one after the other")
+        raise Misuse(f"{logs[0]}: it is a conn.log and {other} is not: replay them one after the other")
     return ConnLogSource(logs)
-
-
-def holds_logs(path: str) -> bool:
-    """Tell whether a file is a conn.log, or a folder has one under its usual name: a folder of captures may have JSON in it."""
-    from sensor.commands.datasets import kind_of  # noqa: PLC0415
-
-    if os.path.isdir(path):
-        return any(holds_logs(str(inside)) for inside in sorted(Path(path).rglob("conn*.log*")) if inside.is_file())
-    return os.path.isfile(path) and kind_of(path) == "conn.log"
 
 
 def open_engine(settings: config.Settings) -> Engine:

@@ -9,6 +9,7 @@ Exit status: 0 done, 1 part of the input was damaged (the model is written), 2 m
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shlex
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sensor import __version__
+from sensor.commands.misuse import Misuse, Parser, check_inputs, check_output
 
 if TYPE_CHECKING:  # what these import is slow, and is not needed to tell of a mistake
     from models.assemble import Begin, Rows
@@ -45,10 +47,6 @@ Exit status: 0 done; 1 part of the input was damaged (the rest was trained on); 
 """
 
 
-class Misuse(Exception):  # noqa: N818  # not an error of the program: what was asked for cannot be done
-    """The command cannot begin; `str(error)` is the one line for the user."""
-
-
 class Plan(NamedTuple):
     """What will be trained."""
 
@@ -71,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    build = argparse.ArgumentParser(prog="netseq-train", description="Train the models of netseq.", allow_abbrev=False)
+    build = Parser(prog="netseq-train", description="Train the models of netseq.", allow_abbrev=False)
     build.add_argument("--version", action="version", version=f"netseq {__version__}")
     kinds = build.add_subparsers(dest="kind", required=True, metavar="KIND")
     words = kinds.add_parser(
@@ -110,7 +108,7 @@ def _add_how(how: argparse._ArgumentGroup) -> None:
     """Options of the training itself."""
     how.add_argument("--seed", type=int, default=1, help="same data, same seed, same model (default: 1)")
     how.add_argument("--epochs", type=_positive, default=30, help="at most so many passes (default: 30)")
-    how.add_argument("--units", type=_positive, default=128, help="size of the LSTM's state (default: 128)")
+    how.add_argument("--units", type=_positive, help="size of the LSTM's state (default: 128)")
     how.add_argument("--min-count", type=_positive, default=5, help="flows a service needs to get a value (default: 5)")
     how.add_argument("--rate", type=float, default=3e-3, help="learning rate at the start (default: 0.003)")
     how.add_argument("--validation", type=float, default=0.2, metavar="SHARE", help="last share held back (default: 0.2)")
@@ -123,7 +121,7 @@ def _add_how(how: argparse._ArgumentGroup) -> None:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
+    number = int(text) if text.isdecimal() else 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a number from 1 on")
     return number
@@ -135,9 +133,16 @@ def check(arguments: argparse.Namespace) -> None:
         raise Misuse(f"--validation {arguments.validation:g}: give a share above 0 and below 1")
     if arguments.begin and (arguments.parts or arguments.alphabet != "parts"):
         raise Misuse("--from trains a model with the parts it has: leave --parts and --alphabet out")
-    for path in [*arguments.files, *arguments.attacks]:
-        if not os.access(path, os.R_OK):
-            raise Misuse(f"{path}: {'permission denied' if os.path.exists(path) else 'no such file or folder'}")
+    if arguments.begin and arguments.units:
+        raise Misuse("--from trains a model with the units it has: leave --units out")
+    if not 0 < arguments.rate < math.inf:
+        raise Misuse(f"--rate {arguments.rate:g}: give a learning rate above 0")
+    if not 0 <= arguments.seed < 1 << 63:
+        raise Misuse(f"--seed {arguments.seed}: give a number from 0 on, below 2^63")
+    if "-" in [*arguments.files, *arguments.attacks]:
+        raise Misuse("-: training reads its data more than once: give files or folders")
+    check_inputs([*arguments.files, *arguments.attacks])
+    check_output(arguments.output, ["manifest.json", "weights.safetensors"])
 
 
 def fail(line: str, status: int) -> int:
@@ -163,9 +168,12 @@ def train(arguments: argparse.Namespace, command: str) -> int:
         with Progress(shown=not arguments.quiet and sys.stderr.isatty()) as progress:
             data = [progress.read(path) for path in arguments.files]
             bundle = learn(arguments, command, data, progress)
-        manifest = save(arguments.output, bundle)
-    except (NotACapture, NotAConnLog, NotAFlowTable, ModelDoesNotFit, VocabularyDoesNotFit, ValueError, OSError) as error:
+    except (NotACapture, NotAConnLog, NotAFlowTable, ModelDoesNotFit, VocabularyDoesNotFit) as error:
         raise Misuse(str(error)) from error
+    try:
+        manifest = save(arguments.output, bundle)
+    except OSError as error:  # a full disk, most likely
+        return fail(f"{arguments.output}: the model cannot be written: {error.strerror}", DAMAGED)
     if not arguments.quiet:
         print(summary(arguments, manifest, bundle, data))
     damaged = [one for one in data if one.damaged]
@@ -175,7 +183,7 @@ def train(arguments: argparse.Namespace, command: str) -> int:
 
 
 def learn(arguments: argparse.Namespace, command: str, data: Sequence[DataSet], progress: Progress) -> Bundle:
-    """From data sets to a model that is trained, weighed and calibrated."""
+    """From data sets to a model that is trained, weighed and calibrated. Raises Misuse when they are too little."""
     from models.assemble import assemble  # noqa: PLC0415
     from models.train import Settings  # noqa: PLC0415
 
@@ -184,15 +192,18 @@ def learn(arguments: argparse.Namespace, command: str, data: Sequence[DataSet], 
     attacks = [labelled_rows(progress.read(path), plan.vocabulary, arguments.files) for path in arguments.attacks]
     if attacks and not any(rows.attack.any() for rows in attacks):
         raise Misuse(f"{', '.join(arguments.attacks)}: no row has an attack's label, and --attacks wants some")
-    return assemble(
-        [rows for rows in training if len(rows.words)],
-        [rows for rows in attacks if rows.attack.any()],
-        plan.manifest,
-        Settings(seed=arguments.seed, epochs=arguments.epochs, rate=arguments.rate),
-        validation=arguments.validation,
-        begin=plan.begin,
-        progress=progress.epoch,
-    )
+    try:
+        return assemble(
+            [rows for rows in training if len(rows.words)],
+            [rows for rows in attacks if rows.attack.any()],
+            plan.manifest,
+            Settings(seed=arguments.seed, epochs=arguments.epochs, rate=arguments.rate),
+            validation=arguments.validation,
+            begin=plan.begin,
+            progress=progress.epoch,
+        )
+    except ValueError as error:  # too little to train, to validate or to calibrate on
+        raise Misuse(f"{', '.join(arguments.files)}: {error}") from error
 
 
 def lay_out(arguments: argparse.Namespace, command: str, data: Sequence[DataSet]) -> Plan:
@@ -229,8 +240,6 @@ def describe(
     arguments: argparse.Namespace, command: str, data: Sequence[DataSet], vocabulary: Vocabulary, before: Manifest | None
 ) -> Manifest:
     """All that is known of a model before it is trained."""
-    import math  # noqa: PLC0415
-
     from models.checkpoint import Manifest, Source  # noqa: PLC0415
     from models.words import Shape  # noqa: PLC0415
     from sensor.commands.datasets import fingerprint  # noqa: PLC0415
@@ -240,7 +249,7 @@ def describe(
         version=__version__,
         parts=vocabulary.parts,
         sizes=vocabulary.sizes(),
-        units=before.units if before else arguments.units,
+        units=before.units if before else arguments.units or Shape.units,
         head=before.head if before else Shape.head,
         vocabulary=vocabulary.to_json(),
         spread=tuple(round(math.log(members), 6) for members in vocabulary.members(vocabulary.parts[0])),

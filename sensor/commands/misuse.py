@@ -1,0 +1,59 @@
+"""What both commands refuse before anything slow begins, each with one line that says what to do.
+
+Nothing in here imports more than the standard library: a mistake is told at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+
+class Misuse(Exception):  # noqa: N818  # not an error of the program: what was asked for cannot be done
+    """The command cannot begin; `str(error)` is the one line for the user."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that tells a mistake in one line, under the command's name alone, and not after three lines of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the process with status 2."""
+        print(f"{self.prog.split()[0]}: {message}: see {self.prog} --help", file=sys.stderr)
+        sys.exit(2)
+
+
+def check_inputs(paths: Sequence[str]) -> None:
+    """Refuse what is not there or cannot be read; standard input only as a terminal. Raises Misuse."""
+    for path in paths:
+        if path == "-":
+            if sys.stdin is None or sys.stdin.closed or os.isatty(0):
+                raise Misuse("-: standard input is a terminal: pipe a capture into it (tcpdump -U -w - | netseq-replay -)")
+        elif not os.access(path, os.R_OK):
+            raise Misuse(f"{path}: {'permission denied' if os.path.exists(path) else 'no such file or folder'}")
+
+
+def check_output(folder: Path, names: Sequence[str]) -> None:
+    """Refuse a folder that cannot be made or written, or one of its files. Leaves nothing behind. Raises Misuse."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    made = []
+    try:
+        for place in reversed(missing):
+            place.mkdir()
+            made.append(place)
+        if not folder.is_dir():
+            raise NotADirectoryError(0, "it is no folder")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(0, "permission denied")
+    except OSError as error:
+        raise Misuse(f"{folder}: cannot be written ({error.strerror}): give --output another folder") from error
+    finally:
+        for place in reversed(made):
+            place.rmdir()
+    for name in names:
+        path = folder / name
+        if path.is_dir() or (path.exists() and not os.access(path, os.W_OK)):
+            raise Misuse(f"{path}: cannot be written: remove it, or give --output another folder")
