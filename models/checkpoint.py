@@ -31,6 +31,11 @@ from models.words import Shape, WordLSTM
 
 FORMAT = "netseq-words-1"
 """Of folder and manifest. Another number after the last dash is another layout."""
+MOST_VALUES = 1 << 15
+"""Values of a part: words are 16-bit integers."""
+MOST_UNITS = 1024
+"""Width of the LSTM and of a part's prediction. Beyond it no batch would be scored in time, and a damaged manifest would ask
+for more memory than there is."""
 MANIFEST, TENSORS = "manifest.json", "weights.safetensors"
 
 
@@ -133,10 +138,9 @@ def load(folder: str | os.PathLike[str], *, parts: Sequence[str] | None = None) 
             "choose another model or train one with --parts"
         )
     tensors = _tensors(place, manifest)
-    shape = Shape(manifest.sizes, manifest.units, manifest.head)
-    model = WordLSTM(shape)
     lstm = {name.removeprefix("lstm."): tensor for name, tensor in tensors.items() if name.startswith("lstm.")}
     try:
+        model = WordLSTM(Shape(manifest.sizes, manifest.units, manifest.head))
         model.load_state_dict(lstm)
         counts = Counts(manifest.sizes, tuple(_counts(tensors, manifest.sizes, part) for part in range(len(manifest.sizes))))
         weights = verdict.from_json(manifest.verdict, manifest.parts)
@@ -166,10 +170,15 @@ def _manifest(place: Path) -> Manifest:
         manifest.kind != "words"
         or len(manifest.parts) != len(manifest.sizes)
         or not manifest.sizes
-        or min(manifest.sizes) < 1
+        or not all(1 <= size <= MOST_VALUES for size in manifest.sizes)
         or {len(manifest.spread), len(manifest.unlearned)} != {manifest.sizes[0]}
     ):
         raise ModelDoesNotFit(f"{place}: not a word model with a size for each of its parts: train it again")
+    if not all(1 <= width <= MOST_UNITS for width in (manifest.units, manifest.head)):
+        raise ModelDoesNotFit(
+            f"{place}: units and head are {manifest.units} and {manifest.head}, where 1 to {MOST_UNITS} can be meant:"
+            " copy or train the model again"
+        )
     return manifest
 
 

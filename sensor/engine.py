@@ -121,6 +121,12 @@ class Judge:
             raise ModelDoesNotFit(f"{manifest.name} {manifest.version} is not calibrated: train it on more benign hours")
         slots = settings.conversations.table
         self.vocabulary = Vocabulary.from_json(manifest.vocabulary)
+        spoken, read = (self.vocabulary.parts, self.vocabulary.sizes()), (manifest.parts, manifest.sizes)
+        if spoken != read:  # every word would be read as something else, or be beyond the end of a table
+            raise ModelDoesNotFit(
+                f"{manifest.name} {manifest.version}: its vocabulary speaks {_alphabet(*spoken)}, its network reads"
+                f" {_alphabet(*read)}: copy or train the model again"
+            )
         self.conversations = Conversations(conversations=slots, restart_s=settings.conversations.restart_s)
         self.scorer = Scorer(bundle, conversations=slots, device=device, rounds=settings.model.rounds)
         self.detector = Detector(
@@ -152,6 +158,11 @@ class Judge:
             "words_shed": self.scorer.shed,
             **self.detector.counters(),
         }
+
+
+def _alphabet(parts: Sequence[str], sizes: Sequence[int]) -> str:
+    """Name a word's parts with how many values each has."""
+    return ", ".join(f"{part} ({size})" for part, size in zip(parts, sizes, strict=True))
 
 
 class Engine:

@@ -264,6 +264,34 @@ def test_model_with_a_vocabulary_of_another_netseq_is_refused_in_one_line() -> N
         engine(bundle=dataclasses.replace(model(), manifest=manifest))
 
 
+def with_parts(parts: tuple[str, ...], sizes: tuple[int, ...]) -> Bundle:
+    return dataclasses.replace(model(), manifest=msgspec.structs.replace(model().manifest, parts=parts, sizes=sizes))
+
+
+def refused_for_its_vocabulary(bundle: Bundle) -> None:
+    with pytest.raises(ModelDoesNotFit, match=r"^example 1: its vocabulary speaks service [^\n]+ again$"):
+        engine(bundle=bundle)
+
+
+def test_model_whose_parts_stand_in_another_order_than_its_vocabularys_is_refused_in_one_line() -> None:
+    manifest = model().manifest
+    sent, received = manifest.parts.index("sent"), manifest.parts.index("received")
+    swapped = list(manifest.parts)
+    swapped[sent], swapped[received] = "received", "sent"
+    assert manifest.sizes[sent] == manifest.sizes[received]  # so that only the names tell
+    refused_for_its_vocabulary(with_parts(tuple(swapped), manifest.sizes))
+
+
+@pytest.mark.parametrize("more", [-1, 1, 2])
+def test_model_with_more_or_fewer_services_than_its_vocabulary_is_refused_in_one_line(more: int) -> None:
+    parts, sizes = model().manifest.parts, model().manifest.sizes
+    refused_for_its_vocabulary(with_parts(parts, (sizes[0] + more, *sizes[1:])))
+
+
+def test_model_with_fewer_parts_than_its_vocabulary_is_refused_in_one_line() -> None:
+    refused_for_its_vocabulary(with_parts(model().manifest.parts[:-1], model().manifest.sizes[:-1]))
+
+
 def flood(count: int) -> NDArray[np.void]:
     """One-packet flows between two hosts, each from a port of its own."""
     table = FlowTable()
