@@ -4,7 +4,9 @@ On benign data that training did not see, every conversation and hour gives its 
 verdict is then (1 + number of those at least as high) / (n + 1): at a threshold p, a share of about p of benign
 conversation-hours alerts, whatever the verdict's scale means. Beyond the last of the sample that can only say "rarer than
 all"; there a generalised Pareto distribution is fitted to the excesses over a high threshold (Pickands 1975), so that an
-operator can ask for fewer alerts than the sample alone could tell apart. The Pareto's shape is kept between 0 and 0.5:
+operator can ask for fewer alerts than the sample alone could tell apart. That ranks verdicts; it is no claim. A few excesses
+say little of a tail far beyond them, and on other networks than the sample's it is heavier than they say. So what is told of
+an alert is never rarer than `least_p`, an order of magnitude beyond the sample. The Pareto's shape is kept between 0 and 0.5:
 never a hard end, beyond which everything would have p = 0, and never a tail without a variance.
 
 `train` writes the result into the manifest, `resident` turns verdicts into p-values with it.
@@ -25,6 +27,8 @@ LAST = 1 / 1000
 LEAST = 10
 """Excesses that a fit needs: a smaller sample lends more than its last per mille, up to a tenth of it. With 30, the fit
 reached down into ordinary verdicts and drew the tail several times too long."""
+BEYOND = 10
+"""Times that a p-value may be smaller than the sample's own least and still be told."""
 DIGITS = 5
 """Decimals of a verdict in the manifest; the sample is rounded first, so that what is written is what was fitted."""
 KEPT = 512
@@ -48,8 +52,16 @@ class Calibration:
     per_day: float
     """Benign conversation-hours a day in the sample, as a prior for the alert budget."""
 
+    @property
+    def least_p(self) -> float:
+        """The smallest p-value that may be claimed of anything: a tenth of 1 / (n + 1), which is all the sample can say."""
+        return 1 / (BEYOND * (self.n + 1))
+
     def p_value(self, verdicts: NDArray[np.floating]) -> Floats:
-        """Share of benign conversation-hours at least as high: (N,) in (0, 1], never rising with the verdict. NaN gives 1."""
+        """Share of benign conversation-hours at least as high: (N,) in (0, 1], never rising with the verdict. NaN gives 1.
+
+        Below `least_p` it is a rank by the Pareto and not to be told.
+        """
         seen = np.nan_to_num(verdicts.astype(np.float64), nan=-np.inf)
         place = np.searchsorted(self.verdicts, seen, side="left")
         above = np.append(self.at_least, 0.0)[place]

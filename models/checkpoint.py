@@ -33,7 +33,7 @@ FORMAT = "netseq-words-1"
 """Of folder and manifest. Another number after the last dash is another layout."""
 MOST_VALUES = 1 << 15
 """Values of a part: words are 16-bit integers."""
-MOST_UNITS = 1024
+MOST_UNITS = 4096
 """Width of the LSTM and of a part's prediction. Beyond it no batch would be scored in time, and a damaged manifest would ask
 for more memory than there is."""
 MANIFEST, TENSORS = "manifest.json", "weights.safetensors"

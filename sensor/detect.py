@@ -18,6 +18,9 @@ them taken flow by flow, so that no cut into batches changes an alert:
 - No alert is made up for what was suppressed after the last one: the hour was told of once, and a second alert about it
   would spend the budget twice. `untold` counts those flows.
 
+A p-value far beyond the calibration's sample ranks verdicts, so that a budget can be kept on a busy network, but nobody has
+seen as many benign hours: an alert's own p-value, and with it its `per_day`, severity and words, is never under `least_p`.
+
 A kernel walks the batch and names the few rows that alert; only for these is anything built in Python.
 """
 
@@ -201,7 +204,8 @@ class Detector:
 
     `budget_per_day` is the number of false alarms a day that are accepted; `quiet_s` the seconds of packet time in which
     a conversation alerts once; `expected_conversation_hours_per_day` the model's prior for the rate; `max_p` a p-value
-    above which nothing alerts, however large the budget; `model` its name and version; `capacity` the number of slots.
+    above which nothing alerts, however large the budget; `least_p` the smallest one that an alert may claim; `model` its
+    name and version; `capacity` the number of slots.
     Raises ValueError when one of them cannot be meant.
     """
 
@@ -214,17 +218,19 @@ class Detector:
         expected_conversation_hours_per_day: float,
         budget_per_day: float = 20.0,
         quiet_s: float = 3600.0,
-        max_p: float = 0.002,
+        max_p: float,
+        least_p: float,
     ) -> None:
         if not budget_per_day > 0 or not expected_conversation_hours_per_day > 0:
             raise ValueError("the alert budget and the expected conversation-hours a day must be over 0")
-        if not 0 < max_p <= 1 or not quiet_s >= 0 or capacity < 1:
-            raise ValueError("max_p must lie in (0, 1], quiet_s must not be negative, and there must be a slot")
+        if not 0 < max_p <= 1 or not 0 < least_p <= 1 or not quiet_s >= 0 or capacity < 1:
+            raise ValueError("max_p and least_p must lie in (0, 1], quiet_s must not be negative, and there must be a slot")
         self.vocabulary = vocabulary
         self.model = model
         self.budget_per_day = float(budget_per_day)
         self.prior = float(expected_conversation_hours_per_day)
         self.max_p = float(max_p)
+        self.least_p = float(least_p)
         self.alerts = 0
         self.unexplained = 0
         self._quiet_us = round(quiet_s * 1e6)
@@ -312,13 +318,13 @@ class Detector:
         if protocol in (ICMP, ICMPV6):
             ports = icmp_ports(protocol, int(flow["icmp_type"]), int(flow["icmp_code"]))
         nats = float(scored.nats[row])
-        p_value = float(scored.p_value[row])
+        p_value = max(float(scored.p_value[row]), self.least_p)
         per_day = p_value * float(told["rate"])
         reasons = self._reasons(row, word, flow, scored)
         count, first_us, last_us = int(told["count"]), int(told["first_us"]), int(told["last_us"])
         span_us = last_us - first_us
         heaviest = "" if reasons else self._heaviest(row, scored)
-        rarity = message.rarity(per_day)
+        rarity = message.rarity(per_day, bounded=p_value == self.least_p)
         story = message.tell(text(*src), text(*dst), flow, reasons, heaviest, rarity=rarity, count=count, span_us=span_us)
         return Alert(
             ts_us=int(flow["last_us"]),

@@ -137,6 +137,7 @@ class Judge:
             budget_per_day=settings.detect.budget_per_day,
             quiet_s=settings.detect.quiet_s,
             max_p=settings.detect.max_p,
+            least_p=bundle.calibration.least_p,
         )
         self._words = 0
 

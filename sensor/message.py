@@ -106,14 +106,13 @@ def _surprise(reasons: tuple[Reason, ...], heaviest: str) -> str:
     return f"most unusual is the {part}, {first.seen}, with {here} here against {rather} for {first.expected}"
 
 
-def rarity(per_day: float) -> str:
-    """Say how often a false alarm like this is to be expected."""
-    if per_day >= 1.5:
-        return f"{per_day:.0f} a day"
-    days = 1 / per_day if per_day > 0 else np.inf
-    if days < 1.5:
-        return "one a day"
-    return f"one in {days:,.0f} days" if days < 1000 else "less than one in 1,000 days"
+def rarity(per_day: float, *, bounded: bool) -> str:
+    """Say how often a false alarm like this is to be expected; `bounded`: or less often, which the calibration cannot tell."""
+    if per_day < 1 / 1000:
+        return "less than one in 1,000 days"
+    days = 1 / per_day
+    often = f"{per_day:,.0f} a day" if per_day >= 1.5 else "one a day" if days < 1.5 else f"one in {days:,.0f} days"
+    return f"at most {often} (the calibration cannot tell rarer)" if bounded else often
 
 
 def _span(span_us: int) -> str:

@@ -85,7 +85,7 @@ def scored_of(events: list[Event], explain_p: float) -> Scored:
 
 
 def detector(**settings: float) -> Detector:
-    chosen = {"expected_conversation_hours_per_day": 1000.0, "capacity": 64, **settings}
+    chosen = {"expected_conversation_hours_per_day": 1000.0, "capacity": 64, "max_p": 0.002, "least_p": 1e-12, **settings}
     return Detector(vocabulary=Plain(), model="plain 1", **chosen)  # type: ignore[arg-type]  # numbers of both kinds
 
 
@@ -183,6 +183,8 @@ def test_benign_traffic_raises_as_many_alerts_a_day_as_the_budget_says() -> None
         {"expected_conversation_hours_per_day": math.nan},
         {"max_p": 0.0},
         {"max_p": 1.5},
+        {"least_p": 0.0},
+        {"least_p": math.nan},
         {"quiet_s": -1.0},
         {"capacity": 0},
     ],
@@ -522,11 +524,38 @@ def test_message_of_icmp_names_type_and_code() -> None:
         (3e-4, "one in 3 days"),
         (2e-6, "one in 500 days"),
         (1e-9, "less than one in 1,000 days"),
-        (0.0, "less than"),
+        (0.0, "less than one in 1,000 days"),
     ],
 )
 def test_message_says_how_often_it_is_a_false_alarm(p_value: float, words: str) -> None:
     assert f"false alarms like this: {words}" in message_of("S0", p_value=p_value)
+
+
+@pytest.mark.parametrize("p_value", [1e-4, 1e-6, 0.0])
+def test_alert_claims_no_more_than_the_calibration_can_tell(p_value: float) -> None:
+    watcher = detector(least_p=1e-4, expected_conversation_hours_per_day=1000.0)
+    (alert,) = decide(watcher, [at(600, p_value=p_value)])
+    assert (alert.p_value, alert.per_day, alert.severity) == (1e-4, 0.1, "high")
+    assert alert.msg.endswith("false alarms like this: at most one in 10 days (the calibration cannot tell rarer).")
+
+
+def test_alert_that_the_calibration_can_tell_is_not_bounded() -> None:
+    (alert,) = decide(detector(least_p=1e-4), [at(600, p_value=2e-4)])
+    assert (alert.p_value, alert.per_day, alert.severity) == (2e-4, 0.2, "medium")
+    assert alert.msg.endswith("false alarms like this: one in 5 days.")
+
+
+def test_critical_takes_a_calibration_of_ten_days_traffic() -> None:
+    for days, name in ((9, "high"), (11, "critical")):
+        watcher = detector(least_p=1 / (10 * 1000 * days), expected_conversation_hours_per_day=1000.0)
+        assert decide(watcher, [at(600, p_value=0.0)])[0].severity == name
+
+
+def test_budget_is_kept_on_a_network_busier_than_the_calibration_can_tell() -> None:
+    busy = detector(least_p=1e-4, expected_conversation_hours_per_day=1e6, budget_per_day=20.0)
+    alerts = decide(busy, [at(600, 5.0, 5e-5), at(601, 9.0, 1e-5, (0, 2))])
+    assert [(alert.dest, alert.per_day, alert.severity) for alert in alerts] == [(HOSTS[2], 100.0, "low")]
+    assert alerts[0].msg.endswith("at most 100 a day (the calibration cannot tell rarer).")
 
 
 def test_message_of_an_alert_that_stands_for_several_says_for_how_many() -> None:

@@ -97,7 +97,7 @@ def test_a_model_of_another_format_is_refused(folder: Path) -> None:
         {"units": 10**9},
         {"units": 0},
         {"head": 10**9},
-        {"head": 1025},
+        {"head": 4097},
         {"head": -1},
         {"spread": [0.0]},
         {"verdict": {"bias": 0, "mean": {"lstm sent": -1}}},

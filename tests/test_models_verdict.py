@@ -123,6 +123,14 @@ def test_pareto_says_how_rare_verdicts_beyond_the_sample_are() -> None:
     assert p[2] < 1 / 20_001
 
 
+def test_what_may_be_told_ends_an_order_of_magnitude_beyond_the_sample() -> None:
+    stored = calibrate.calibrate(benign(1088), 1.0).to_json()
+    read = calibrate.from_json(stored)
+    assert read.least_p == pytest.approx(1 / 10_890)
+    assert read.p_value(np.array([1e3]))[0] < read.least_p  # which a rank may be
+    assert calibrate.calibrate(benign(20_000), 1.0).least_p == pytest.approx(1 / 200_010)
+
+
 def test_held_back_hours_of_the_same_kind_alert_at_the_rate_asked_for() -> None:
     made = calibrate.calibrate(benign(5000, seed=1), 1.0)
     p = made.p_value(benign(50_000, seed=2))
