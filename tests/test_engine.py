@@ -175,10 +175,18 @@ def test_packets_in_flows_are_those_of_the_flows() -> None:
 
 
 def test_every_flow_over_the_threshold_is_raised_suppressed_or_untold() -> None:
-    alerts, counters = replayed()
-    over = counters["alerts_raised"] + counters["alerts_suppressed"] + counters["alerts_untold"]
-    assert over >= sum(alert.count for alert in alerts)
-    assert counters["alerts_raised"] + counters["alerts_suppressed"] == sum(alert.count for alert in alerts)
+    whole = engine("detect.budget_per_day=1000000", "model.batch_flows=4096")  # so that max_p is the threshold all along
+    alerts, bundle = in_blocks(whole, []), model()
+    vocabulary = Vocabulary.from_json(bundle.manifest.vocabulary)
+    turns = Conversations(conversations=SLOTS).turn(flows())
+    scorer = Scorer(bundle, conversations=SLOTS, device=torch.device("cpu"))
+    scored = scorer.score(vocabulary.words(flows(), turns), turns.slots, turns.restart, turns.hour, explain_p=0.0)
+    over = int((scored.p_value <= whole.judge.detector.max_p).sum())
+    counters = whole.counters()
+    raised, suppressed, untold = (counters[f"alerts_{fate}"] for fate in ("raised", "suppressed", "untold"))
+    assert min(raised, untold) > 0
+    assert raised + suppressed + untold == over
+    assert raised + suppressed == sum(alert.count for alert in alerts)
 
 
 def test_every_counter_has_a_meaning() -> None:
@@ -256,6 +264,14 @@ def test_model_without_calibration_is_refused_in_one_line() -> None:
     bundle = dataclasses.replace(model(), calibration=unknown())
     with pytest.raises(ModelDoesNotFit, match=r"^example 1 is not calibrated: [^\n]+$"):
         engine(bundle=bundle)
+
+
+def test_no_alert_claims_to_be_rarer_than_the_models_sample_can_tell() -> None:
+    bundle = calibrated(model(), model().calibration.verdicts[:200])
+    small = engine(bundle=bundle)
+    alerts = in_blocks(small, [])
+    assert min(alert.p_value for alert in alerts) == pytest.approx(1 / (10 * 201), rel=1e-5)
+    assert all(alert.severity != "critical" for alert in alerts)
 
 
 def test_model_with_a_vocabulary_of_another_netseq_is_refused_in_one_line() -> None:
