@@ -26,7 +26,7 @@ from models.calibrate import calibrate, unknown
 from models.checkpoint import Bundle, Manifest, ModelDoesNotFit
 from models.frequency import Counts
 from models.resident import Scorer
-from models.words import Shape, WordLSTM
+from models.words import Folded, Shape, WordLSTM
 from sensor import config, metrics
 from sensor.addresses import text
 from sensor.conversations import Conversations
@@ -327,6 +327,35 @@ def test_flood_of_one_pair_is_shed_and_counted() -> None:
     assert counters["words_shed"] == 640 - 640 // 32 * 4
     assert counters["conversations_started"] == counters["conversations_live"] == 1
     assert replayed()[1]["words_shed"] == 0
+
+
+def steps_of(flows: NDArray[np.void], monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many conversations each step of the LSTM advances, when these flows are judged in one batch by default settings."""
+    widths: list[int] = []
+    step = Folded.step
+
+    def counted(self: Folded, read: torch.Tensor, hidden: torch.Tensor, cell: torch.Tensor) -> None:
+        widths.append(len(read))
+        step(self, read, hidden, cell)
+
+    judge = Engine(config.load(None, ["model.device=cpu"]), model(), device=torch.device("cpu")).judge
+    with monkeypatch.context() as patched:
+        patched.setattr(Folded, "step", counted)
+        judge.judge(FlowBatch(flows))
+    return widths
+
+
+def test_flood_of_one_pair_costs_a_batch_at_most_ten_times_the_steps_of_ordinary_traffic(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Steps follow one another, so their number and their widths are what a batch costs the LSTM."""
+    ordinary = flood(2048)
+    random = np.random.default_rng(1)
+    ordinary["src_lo"] = random.integers(1, 683, len(ordinary))  # three flows to a pair, as in docs/models.md
+    usual, flooded = steps_of(ordinary, monkeypatch), steps_of(flood(2048), monkeypatch)
+    assert sum(usual) == 2048
+    assert len(flooded) <= 10 * len(usual)
+    assert sum(flooded) <= sum(usual)
 
 
 def test_full_tables_are_counted() -> None:
