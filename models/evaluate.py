@@ -1,7 +1,7 @@
 """How good scores are: measures over rows and over conversation-hours, with the ties that scores of small integers have.
 
 Everything is plain numpy on two arrays, scores and which rows are attacks; scikit-learn is the oracle of the tests only.
-`benchmarks/words_table.py` prints the tables of docs/models.md with it; training fits and calibrates on the
+`benchmarks/word_models.py` prints the tables of docs/models.md with it; training fits and calibrates on the
 conversation-hours defined here.
 """
 

@@ -1,7 +1,7 @@
 """What one packet adds to its flow: the accumulators of every statistic, in integers, so that nothing is ever rounded.
 
 Means and variances are made from the sums when a flow has ended; here are only additions, which are exact and cheap. The
-rules (what counts as a bulk, as idle, as retransmitted) are CICFlowMeter's; docs/statistics.md tells them. `flow_kernel`
+rules (what counts as a bulk, as idle, as retransmitted) are CICFlowMeter's; each function here tells its own. `flow_kernel`
 calls `add_gap` and `add_packet` for each packet, and `remember` before, for TCP.
 """
 
