@@ -52,9 +52,14 @@ class Recording(NamedTuple):
     files: int
 
 
+def data_folder() -> Path:
+    """Return the folder of the large public data sets: $NETSEQ_DATA or, failing that, shared/data beside the checkout."""
+    return Path(os.environ.get("NETSEQ_DATA") or Path(__file__).parents[2] / "shared" / "data")
+
+
 def find_collection() -> Path:
-    """Return the folder of the captures: $NETSEQ_DATA or ../shared/data, and captures/ndpi_4.2 in it. Raises Absent."""
-    data = Path(os.environ.get("NETSEQ_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    """Return the folder of the captures: captures/ndpi_4.2 among the data sets. Raises Absent where there is none."""
+    data = data_folder()
     folder = data / "captures" / "ndpi_4.2"
     if not folder.is_dir():
         raise Absent(f"no captures/ndpi_4.2 in {data}: set NETSEQ_DATA to the folder that has it")

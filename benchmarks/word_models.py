@@ -1,12 +1,12 @@
 """How well a word model tells attacks from benign traffic that it never saw: the tables of docs/models.md, as Markdown.
 
-    python -m benchmarks.word_models --model models/weights/default --labelled ../shared/data/zeek/labelled \
-        --training ../shared/data/zeek/benign/m57-office ...
+    python -m benchmarks.word_models --model models/weights/default --labelled "$NETSEQ_DATA"/zeek/labelled \
+        --training "$NETSEQ_DATA"/zeek/benign/m57-office ...
 
-`--training` names what the model was trained on, as it was named to netseq-train: the baselines (unigram, bigram) are
-counted on the same rows, and the single voices get a verdict of their own, fitted on the same conversation-hours as the
-shipped one. Tests are strato-002, 003, 005 and 011; 008, 010 and remcos only fit the verdict. 002, 003 and 005 carry no
-labels of their own: see `label`. Nothing here is needed to run netseq.
+`$NETSEQ_DATA` stands for the folder of the public data sets. `--training` names what the model was trained on, as it was named
+to netseq-train: the baselines (unigram, bigram) are counted on the same rows, and the single voices get a verdict of their
+own, fitted on the same conversation-hours as the shipped one. Tests are strato-002, 003, 005 and 011; 008, 010 and remcos
+only fit the verdict. 002, 003 and 005 carry no labels of their own: see `label`. Nothing here is needed to run netseq.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""What all tests share: where the large public data sets lie, when they are there."""
+"""What all tests share: the large public data sets, when they are there."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
+from benchmarks.recorded import data_folder
 from sensor.kernels import prepare_cache
 
 prepare_cache()  # before any test imports a kernel
@@ -17,7 +17,7 @@ DATA = Path(__file__).parent / "data"
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of the large captures and logs; tests that want it skip where it is absent."""
-    folder = Path(os.environ.get("NETSEQ_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    folder = data_folder()
     if not folder.is_dir():
         pytest.skip(f"the large data sets are not at {folder} (set NETSEQ_DATA)")
     return folder
