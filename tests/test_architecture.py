@@ -8,6 +8,7 @@ can also feed it a wrong file and see it complain: a rule that cannot fail guard
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -243,3 +244,22 @@ def test_what_the_house_allows_is_not_told(rule: Rule, module: str, text: str) -
 def test_the_rules_read_every_file_of_both_packages() -> None:
     modules = {module for module, _ in sources()}
     assert {"sensor", "sensor.schema", "sensor.commands.replay", "sensor.sources.pcap", "models", "models.words"} <= modules
+
+
+NAMED = re.compile(r"(?<![\w./-])(?:docs|benchmarks|sensor|models|tests)/[\w/]+\.(?:md|py)\b")
+"""A file of the repository as sources and documents name it."""
+
+
+def missing(text: str) -> set[str]:
+    return {name for name in NAMED.findall(text) if not (ROOT / name).is_file()}
+
+
+def test_every_file_that_sources_and_documents_name_exists() -> None:
+    paths = [path for package in ("sensor", "models", "benchmarks") for path in (ROOT / package).rglob("*.py")]
+    paths += [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]
+    told = {str(path.relative_to(ROOT)): missing(path.read_text(encoding="utf-8")) for path in paths}
+    assert not {path: names for path, names in told.items() if names}
+
+
+def test_a_name_of_no_file_is_noticed() -> None:
+    assert missing("see docs/statistics.md, `sensor/decode.py` and https://x/docs/a.md") == {"docs/statistics.md"}
