@@ -54,6 +54,7 @@ from sensor import decode_bytes, decode_kernel
 from sensor.decode import DEFAULT_TUNNELS, SKIPS, Decoder
 from sensor.flows import FlowTable
 from sensor.schema import FRAME, NOTE_FRAGMENT, NOTE_LATER_FRAGMENT, NOTE_TUNNEL, PACKET, FrameBlock
+from sensor.sources import walk
 
 V4 = bytes(10) + b"\xff\xff"
 SECOND = 1_000_000
@@ -575,6 +576,10 @@ def offloaded4(proto: int = 17) -> IP:
 
 def offloaded6() -> IPv6:
     return IPv6(src="fd00::1", dst="fd00::2", plen=0, nh=17)
+
+
+def test_the_most_that_a_frame_can_have_is_what_sources_hand_over() -> None:
+    assert decode_kernel.FRAME_BYTES == walk.FRAME_LIMIT
 
 
 def test_false_wire_lengths_give_no_gigabytes_and_squares_that_fit() -> None:
