@@ -26,6 +26,8 @@ WHOLE_RATE = 1.5e6
 """Packets per second of wall time."""
 WHOLE_CORES = 2
 WORDS_RATE = 100_000
+FLOOD_FACTOR = 10
+"""Times that a batch of one pair's flood may take longer than one of ordinary traffic."""
 START_S = 3.0
 PEAK_BYTES = 1.2e9
 REPLAY = Path(sys.executable).with_name("netseq-replay")
@@ -71,7 +73,21 @@ def words(capture: Path, runs: int) -> list[Figure]:
         rate = Spread.of([rates[batch] for rates in told])
         what = f"word LSTM with its verdicts, one core, {batch:,} flows a batch"
         figures.append(Figure(what, f"{spread(rate, 1, 0)} words/s", f"{WORDS_RATE:,}", rate.median >= WORDS_RATE))
-    return figures
+    return [*figures, flood_of_one_pair(capture, runs)]
+
+
+def flood_of_one_pair(capture: Path, runs: int) -> Figure:
+    """Return how many times as long a flood of one pair takes as ordinary traffic, both judged in turns in one process."""
+    command: list[str | Path] = [sys.executable, "-m", "benchmarks.run_flood", capture]
+    usages = alternate({"flood": lambda: run(command, available_cores()[-1:], ROOT)}, runs)["flood"]
+    return slower([msgspec.json.decode(usage.output, type=dict[str, float]) for usage in usages])
+
+
+def slower(told: Sequence[dict[str, float]]) -> Figure:
+    """Hold the CPU seconds of several runs of `run_flood` to the promise."""
+    factor = Spread.of([spent_s["flood"] / spent_s["ordinary"] for spent_s in told])
+    what = "flood of one pair beside ordinary traffic, flows to alerts"
+    return Figure(what, f"{spread(factor)} times the CPU time", f"at most {FLOOD_FACTOR}", factor.median <= FLOOD_FACTOR)
 
 
 def memory(flood: Path, contents: Contents) -> list[Figure]:
