@@ -6,14 +6,19 @@ version and a digest of the sources beside this one. Every file with compiled lo
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import hashlib
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar, cast
 
 import numba
 import numba.core.config
+import numba.core.event
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
@@ -24,6 +29,9 @@ from sensor import __version__
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+KEPT_CACHES = 4
+"""Cache folders of other sources that are kept: of other versions, or of a branch that will be back."""
 
 
 def njit(function: Callable[P, R]) -> Callable[P, R]:
@@ -53,19 +61,64 @@ def _digest() -> str:
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:8]
 
 
-def prepare_cache() -> Path:
-    """Point numba at this version's cache folder, unless NUMBA_CACHE_DIR names one. Called before the first kernel is compiled.
+class Cache(NamedTuple):
+    """Where compiled kernels are kept."""
 
-    Returns the folder. $XDG_CACHE_HOME is honoured; a home that cannot be written is numba's to complain about.
+    folder: Path
+    refused: Path | None = None
+    """The folder that would have been used and cannot be written; `folder` is then gone when the process ends."""
+
+
+def prepare_cache() -> Cache:
+    """Point numba at this version's cache folder, or the one that NUMBA_CACHE_DIR names. Called before kernels are imported.
+
+    $XDG_CACHE_HOME is honoured. A folder that cannot be written is replaced by a temporary one: numba would turn to
+    __pycache__, whose kernels know no digest, or give up. Folders of earlier sources go, but for the few used last.
     """
-    chosen = os.environ.get("NUMBA_CACHE_DIR")
-    if chosen:
-        return Path(chosen)
     root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    folder = Path(root) / "netseq" / f"kernels-{__version__}-{_digest()}"
-    os.environ["NUMBA_CACHE_DIR"] = str(folder)
+    ours = Path(root) / "netseq" / f"kernels-{__version__}-{_digest()}"
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    cache = Cache(Path(chosen) if chosen else ours)
+    try:
+        cache.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache.folder):
+            pass
+    except OSError:
+        cache = Cache(Path(tempfile.mkdtemp(prefix="netseq-kernels-")), refused=cache.folder)
+        atexit.register(shutil.rmtree, cache.folder, ignore_errors=True)
+    else:
+        if not chosen:
+            _forget_old(ours)
+    os.environ["NUMBA_CACHE_DIR"] = str(cache.folder)
     numba.core.config.reload_config()  # type: ignore[no-untyped-call]  # numba ships no types for it
-    return folder
+    return cache
+
+
+def _forget_old(ours: Path) -> None:
+    """Remove the folders beside `ours` that were used the longest ago; one in use by another process is recent."""
+    with contextlib.suppress(OSError):  # another process tidies up as well
+        os.utime(ours)
+        others = [folder for folder in ours.parent.glob("kernels-*") if folder != ours]
+        others.sort(key=lambda folder: folder.stat().st_mtime_ns)
+        for folder in others[:-KEPT_CACHES]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def when_compiling(tell: Callable[[], None]) -> None:
+    """Call `tell` once, before the first kernel of this process is compiled; never if all come from the cache."""
+
+    class Told(numba.core.event.Listener):
+        done = False
+
+        def on_start(self, event: object) -> None:
+            if not self.done:
+                self.done = True
+                tell()
+
+        def on_end(self, event: object) -> None:
+            """Part of numba's interface."""
+
+    numba.core.event.register("numba:compile", Told())  # type: ignore[no-untyped-call]  # as above
 
 
 # numba ships no types for what follows: a compiler's intrinsics, built from llvmlite values.

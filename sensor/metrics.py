@@ -31,7 +31,7 @@ COUNTERS = (
     Counter("packets_skipped", "packets", "frames that gave no packet", label="reason", loss=True),
     Counter("link_types_unknown", "packets", "frames of a link type that is not decoded", label="number", loss=True),
     Counter("blocks_skipped", "blocks", "pcapng blocks that carry no packet", label="kind", loss=True),
-    Counter("files_skipped", "files", "files in a folder that are no captures", loss=True),
+    Counter("files_skipped", "files", "files in folders that are no captures or logs, or were met before", loss=True),
     Counter("rows_skipped", "rows", "rows of a log that gave no flow", label="reason", loss=True),
     Counter("flows_ended", "flows", "flows that ended", label="end"),
     Counter("flows_live", "flows", "flows alive now", gauge=True),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from sensor import __version__, config
+from sensor.commands import process
 from sensor.commands.misuse import Misuse, Parser, check_inputs, check_output
 from sensor.commands.train import DEFAULT_MODEL
 
@@ -38,11 +40,16 @@ COMPILING_S = 20
 DRAW_EVERY_S = 0.1
 """Seconds between two drawings of the progress bar: faster is not seen."""
 
+TOLD = 20
+"""Places of damage, and files left out, that are told one by one; of the rest, the number is."""
+
+TOO_MANY = "more captures overlap in time than the limit of {} open files allows: raise it (ulimit -n), or replay fewer"
+
 EPILOG = """\
 Examples:
   netseq-replay office.pcap                    alerts as a table, with a summary
   netseq-replay monday.pcapng.gz tuesday/      several files and folders, merged in time order
-  tcpdump -w - | netseq-replay -               standard input
+  tcpdump -U -w - | netseq-replay -            standard input
   netseq-replay conn.log                       Zeek's conn.log (TSV or JSON) in place of packets
   netseq-replay --json office.pcap | jq .msg   one JSON object a line
   netseq-replay --output found --notice *.pcap found/alerts.jsonl and found/notice.log
@@ -76,7 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         check(arguments)
     except (config.ConfigError, Misuse) as error:
         return fail(str(error), MISUSE)
-    return replay(arguments, settings)
+    try:
+        return replay(arguments, settings)
+    except KeyboardInterrupt:
+        return fail("interrupted: what was read is not all scored", INTERRUPTED)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -126,9 +136,18 @@ def fail(line: str, status: int) -> int:
 
 def replay(arguments: argparse.Namespace, settings: config.Settings) -> int:
     """Replay the files into every outlet, and sum up."""
-    from sensor.kernels import prepare_cache  # noqa: PLC0415  # slow to import, as all that follows
+    process.allow_open_files()
+    from sensor.kernels import prepare_cache, when_compiling  # noqa: PLC0415  # slow to import, as all that follows
 
-    cold = not any(prepare_cache().rglob("*.nbi"))  # before anything below imports a kernel
+    cache = prepare_cache()  # before anything below imports a kernel
+    compiled: list[bool] = []
+
+    def announce() -> None:
+        compiled.append(True)
+        if not arguments.quiet:
+            print(compiling(cache.refused), file=sys.stderr)
+
+    when_compiling(announce)
     from models.checkpoint import ModelDoesNotFit  # noqa: PLC0415
     from sensor.commands.outlets import open_outlets  # noqa: PLC0415
     from sensor.sinks.lines import SinkFailed  # noqa: PLC0415
@@ -139,11 +158,10 @@ def replay(arguments: argparse.Namespace, settings: config.Settings) -> int:
     try:
         source = open_source(arguments.files, settings)
         engine = open_engine(settings)
-        if cold and not arguments.quiet:
-            print(f"compiling kernels, once, about {COMPILING_S} s", file=sys.stderr)
         with contextlib.ExitStack() as stack:
             outlets = open_outlets(arguments, settings, stack)
-            report = run(source, engine, outlets, quiet=arguments.quiet)._replace(cold=cold)
+            report = run(source, engine, outlets, quiet=arguments.quiet, live=process.is_live(arguments.files))
+            report = report._replace(cold=bool(compiled))
             for outlet in outlets:
                 outlet.close()
             return tell(arguments, source, report, outlets)
@@ -153,49 +171,55 @@ def replay(arguments: argparse.Namespace, settings: config.Settings) -> int:
         if isinstance(error.__cause__, BrokenPipeError):
             return READER_GONE
         return fail(str(error), DAMAGED)
-    except KeyboardInterrupt:
-        return fail("interrupted", INTERRUPTED)
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        return fail(f"{arguments.files[0]}: {TOO_MANY.format(process.open_files())}", DAMAGED)
 
 
-def run(source: Source, engine: Engine, outlets: Sequence[Outlet], *, quiet: bool) -> Report:
+def compiling(refused: Path | None) -> str:
+    """Announce a wait, which comes back on each run when the cache folder was `refused`."""
+    if refused:
+        return f"netseq-replay: {refused}: cannot be written: kernels are compiled on each run: set NUMBA_CACHE_DIR"
+    return f"netseq-replay: compiling kernels, once: up to {COMPILING_S} s"
+
+
+def run(source: Source, engine: Engine, outlets: Sequence[Outlet], *, quiet: bool, live: bool = False) -> Report:
     """Feed the engine everything that the source has.
 
-    An interrupt ends the input early, and what was read is still scored; a second one ends the run.
+    An interrupt ends the input early, and what was read is still scored; a second one ends the run. `live` as for Ahead.
     """
     from sensor.commands import terminal  # noqa: PLC0415
     from sensor.commands.ahead import Ahead  # noqa: PLC0415
 
     begun = drawn = time.monotonic()
     alerts = 0
-    interrupted = False
     with contextlib.ExitStack() as stack:
-        bar = stack.enter_context(terminal.Bar(shown=not quiet))
+        bar = stack.enter_context(terminal.Bar(shown=not quiet, unit="connections" if is_log(source) else "packets"))
 
         def draw() -> None:
             nonlocal drawn
             if time.monotonic() - drawn >= DRAW_EVERY_S:
                 drawn = time.monotonic()
-                bar.update(source.bytes_done, source.bytes_total, packets_of(source), alerts)
+                bar.update(source.bytes_done, source.bytes_total, units_of(source), alerts)
 
         bar.update(0, source.bytes_total, 0, 0)
-        batches = stack.enter_context(contextlib.closing(Ahead(source, engine.assembly, draw)))
-        while True:
-            try:
-                for batch in batches:
-                    alerts += hand_out(engine.judge.judge(batch), outlets)
-                    draw()
-                break
-            except KeyboardInterrupt:
-                if interrupted:
-                    raise
-                interrupted = True
-                batches.stop()
-    return Report(engine.counters() | losses_of(source), time.monotonic() - begun, interrupted)
+        batches = stack.enter_context(contextlib.closing(Ahead(source, engine.assembly, draw, live=live)))
+        interrupted = stack.enter_context(process.interrupts(batches.stop))
+        for batch in batches:
+            alerts += hand_out(engine.judge.judge(batch), outlets)
+            draw()
+        return Report(engine.counters() | losses_of(source), time.monotonic() - begun, bool(interrupted))
 
 
-def packets_of(source: Source) -> int:
-    """Packets read so far; a log has none."""
-    return getattr(source, "frames", 0)
+def is_log(source: Source) -> bool:
+    """Tell whether the source has flows that are finished, and no packets."""
+    return not hasattr(source, "frames")
+
+
+def units_of(source: Source) -> int:
+    """Packets read so far, or connections of a log."""
+    return int(getattr(source, "connections" if is_log(source) else "frames"))
 
 
 def hand_out(alerts: Sequence[Alert], outlets: Sequence[Outlet]) -> int:
@@ -251,14 +275,11 @@ def tell(arguments: argparse.Namespace, source: Source, report: Report, outlets:
     from sensor.commands.outlets import speaks_to_people, standard_output  # noqa: PLC0415
     from sensor.sinks.lines import Lines  # noqa: PLC0415
 
-    log = terminal.logger()
-    for damage in source.damages:
-        log.warning("damaged input", **{name: terminal.printable(str(value)) for name, value in damage._asdict().items()})
-    if report.interrupted:
-        log.warning("interrupted: the rest of the input was not read")
+    for line in [*damages_of(source), *["interrupted: the rest of the input was not read"] * report.interrupted]:
+        fail(terminal.printable(line), DAMAGED)
     if not arguments.quiet:
-        written = [f"written       {outlet.file}" for outlet in outlets if outlet.file]
-        text = terminal.summary(report.counters, written, report.seconds, rated=not report.cold)
+        notes = left_out(source) + [f"written       {outlet.file}" for outlet in outlets if outlet.file]
+        text = terminal.summary(report.counters, notes, report.seconds, rated=not report.cold, log=is_log(source))
         if speaks_to_people(arguments):
             Lines(standard_output(), "standard output").write(text.encode())
         else:
@@ -266,6 +287,29 @@ def tell(arguments: argparse.Namespace, source: Source, report: Report, outlets:
     if report.interrupted:
         return INTERRUPTED
     return DAMAGED if source.damages else DONE
+
+
+def damages_of(source: Source) -> list[str]:
+    """Name the places where the input could not be read, and the number of those that are too many to name."""
+    unit = "line" if is_log(source) else "byte"
+    lines = [f"{path}: damaged at {unit} {place}: {reason}" for path, place, reason in source.damages[:TOLD]]
+    counts: dict[str, int] = getattr(source, "damage_counts", {})
+    more = max(len(source.damages), sum(counts.values())) - len(lines)
+    if more:
+        lines.append(f"{source.damages[0].path}: and {more:,} more places that could not be read: the summary counts them all")
+    return lines
+
+
+def left_out(source: Source) -> list[str]:
+    """Name the files that were not read, each with the reason."""
+    from sensor.commands import terminal  # noqa: PLC0415
+
+    lines = []
+    for path, reason in source.skipped_files[:TOLD]:
+        told = reason if reason.startswith(path) else f"{path}: {reason}"
+        lines.append(f"not read      {terminal.printable(told)}")
+    more = len(source.skipped_files) - TOLD
+    return [*lines, f"not read      and {more:,} more files"] if more > 0 else lines
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What a person at a terminal sees: the progress bar, the table of alerts, the closing summary, and warnings.
+"""What a person at a terminal sees: the progress bar, the table of alerts, and the closing summary.
 
-Progress and warnings go to standard error, so that standard output carries alerts and nothing else when it is a pipe or a
+Progress goes to standard error, so that standard output carries alerts and nothing else when it is a pipe or a
 file. Text that came from the network or from a log (a uid, a path) is made printable first: an escape sequence in it
 would be the terminal's to obey.
 """
@@ -8,13 +8,10 @@ would be the terminal's to obey.
 from __future__ import annotations
 
 import datetime
-import logging
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
-import structlog
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -29,21 +26,6 @@ COLOURS = {"critical": "bold red", "high": "red", "medium": "yellow", "low": "cy
 
 TABLE_ROWS = 200
 """Alerts in the table: more are not read at a terminal, and the table must be held until it is drawn."""
-
-
-def logger() -> structlog.typing.FilteringBoundLogger:
-    """Build the logger of a command: warnings as `key=value` lines on standard error."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=False,
-    )
-    log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
-    return log
 
 
 def printable(text: str) -> str:
@@ -113,17 +95,19 @@ def told(reason: Reason) -> str:
     return f"{seen}, expected {reason.expected} ({share(reason.expected_probability)})"
 
 
-def summary(counters: Mapping[str, int], notes: Iterable[str], seconds: float, *, rated: bool = True) -> str:
+def summary(counters: Mapping[str, int], notes: Iterable[str], seconds: float, *, rated: bool = True, log: bool = False) -> str:
     """Tell what was read, found and lost; losses that are zero are left out.
 
     `notes` are further lines, such as the files that were written. `seconds` is the time that replaying took;
-    not `rated` leaves the packets a second out, because most of that time went into compiling.
+    not `rated` leaves the packets a second out, because most of that time went into compiling. A `log` has no packets.
     """
-    packets = counters.get("packets_read", 0)
-    rate = f", {packets / seconds:,.0f} a second" if rated and packets and seconds > 0 else ""
+    packets, flows = counters.get("packets_read", 0), metrics.total(counters, "flows_ended")
+    read = flows if log else packets
+    rate = f", {read / seconds:,.0f} a second" if rated and read and seconds > 0 else ""
+    took = f"in {seconds:.1f} s{rate}"
     rows = [
-        ("packets", packets, f"in {seconds:.1f} s{rate}"),
-        ("flows", metrics.total(counters, "flows_ended"), ""),
+        *([] if log else [("packets", packets, took)]),
+        ("flows", flows, took if log else ""),
         ("conversations", counters.get("conversations_started", 0), ""),
         ("alerts", counters.get("alerts_raised", 0), standing_for(counters)),
     ]
@@ -151,29 +135,33 @@ def _loss(counter: metrics.Counter, label: str) -> str:
 
 
 class Rate(ProgressColumn):
-    """Packets so far and a second."""
+    """Packets, or connections of a log, so far and a second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
 
     def render(self, task: Task) -> Text:
         """Draw the column."""
-        packets = task.fields["packets"]
-        rate = packets / task.elapsed if task.elapsed else 0.0
-        return Text(f"{packets:,} packets, {rate:,.0f} a second")
+        read = task.fields["read"]
+        rate = read / task.elapsed if task.elapsed else 0.0
+        return Text(f"{read:,} {self._unit}, {rate:,.0f} a second")
 
 
 class Bar:
-    """The progress bar: bytes of the input for the share and the time left, packets for the rate."""
+    """The progress bar: bytes of the input for the share and the time left, packets or connections for the rate."""
 
-    def __init__(self, *, shown: bool) -> None:
+    def __init__(self, *, shown: bool, unit: str) -> None:
         """Draw on standard error where it is a terminal and `shown` asks for it; else nothing at all."""
         console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), Rate(), TimeRemainingColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), Rate(unit), TimeRemainingColumn())
         self._progress = Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal))
-        self._task = self._progress.add_task("replaying", total=None, packets=0)
+        self._task = self._progress.add_task("replaying", total=None, read=0)
 
-    def update(self, done: int, total: int | None, packets: int, alerts: int) -> None:
+    def update(self, done: int, total: int | None, read: int, alerts: int) -> None:
         """Show how far the input is read: `done` of `total` bytes, None when nobody knows how many there are."""
         named = f"replaying, {alerts:,} alert{'s' * (alerts != 1)}" if alerts else "replaying"
-        self._progress.update(self._task, completed=done, total=total, packets=packets, description=named)
+        self._progress.update(self._task, completed=done, total=total, read=read, description=named)
 
     def __enter__(self) -> Self:
         self._progress.start()
