@@ -44,8 +44,6 @@ CLOCKS = {
 UNPICKLED = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 
 FILE_LINES, FUNCTION_LINES = 400, 60
-LONG_FILES = {"sensor.flow_kernel"}
-"""The loop of the flow table; what can stand by itself has files of its own: flow_index, flow_states, flow_accumulate."""
 
 Rule = Callable[[str, ast.Module], Iterator[str]]
 
@@ -157,7 +155,7 @@ def files(module: str, tree: ast.Module) -> Iterator[str]:
 def sizes(module: str, tree: ast.Module) -> Iterator[str]:
     """Complain of a file or function that wants rooms of its own; a docstring costs nothing."""
     lines = max((node.end_lineno or 0 for node in tree.body), default=0)
-    if lines > FILE_LINES and module not in LONG_FILES:
+    if lines > FILE_LINES:
         yield f"{module}: has {lines} lines"
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
