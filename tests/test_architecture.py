@@ -231,7 +231,7 @@ def test_a_file_that_breaks_the_rule_is_told(rule: Rule, module: str, text: str)
         (clocks, "sensor.sinks.notice", "from datetime import datetime, timezone\ndatetime.fromtimestamp(0, timezone.utc)"),
         (terminals, "sensor.commands.terminal", "from rich.table import Table"),
         (files, "sensor.sources.pcap", "open('capture')"),
-        (sizes, "sensor.flow_kernel", "x = 1\n" * 401),
+        (sizes, "sensor.flow_kernel", "x = 1\n" * 400),
         (sizes, "sensor.detect", "def f():\n    'Say.'\n" + "    x = 1\n" * 60),
     ],
 )
