@@ -36,6 +36,8 @@ MOST_VALUES = 1 << 15
 MOST_UNITS = 4096
 """Width of the LSTM and of a part's prediction. Beyond it no batch would be scored in time, and a damaged manifest would ask
 for more memory than there is."""
+DEFAULT_MODEL = Path(__file__).parent / "weights" / "default"
+"""The model that comes along."""
 MANIFEST, TENSORS = "manifest.json", "weights.safetensors"
 
 

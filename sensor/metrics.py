@@ -30,6 +30,9 @@ COUNTERS = (
     Counter("packets_in_flows", "packets", "packets that were counted into a flow"),
     Counter("packets_skipped", "packets", "frames that gave no packet", label="reason", loss=True),
     Counter("link_types_unknown", "packets", "frames of a link type that is not decoded", label="number", loss=True),
+    Counter(
+        "packets_unstamped", "packets", "frames without a time of their own, which were given the time of the frame before"
+    ),
     Counter("blocks_skipped", "blocks", "pcapng blocks that carry no packet", label="kind", loss=True),
     Counter("files_skipped", "files", "files in folders that are no captures or logs, or were met before", loss=True),
     Counter("rows_skipped", "rows", "rows of a log that gave no flow", label="reason", loss=True),
@@ -43,6 +46,7 @@ COUNTERS = (
     Counter("words_scored", "words", "flows that the models scored"),
     Counter("words_shed", "words", "flows of a flood that were sampled away before the LSTM", loss=True),
     Counter("alerts_raised", "alerts", "alerts that were written"),
+    Counter("alerts_unexplained", "alerts", "alerts that no part of the word explains, written without a reason"),
     Counter("alerts_suppressed", "flows", "flows over the threshold that an alert of their conversation stands for"),
     Counter("alerts_untold", "flows", "flows over the threshold that came after their conversation's last alert", loss=True),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pty
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sensor.commands import replay
+from sensor.commands import datasets, replay
 
 DEMO = Path(__file__).parent / "data" / "demo.pcap.gz"
 CONN = '{"ts":1.7e9,"uid":"C1","id.orig_h":"10.0.0.1","id.orig_p":4000,"id.resp_h":"10.0.0.2","id.resp_p":53,"proto":"udp"}\n'
@@ -80,3 +81,31 @@ def test_a_terminal_as_standard_input_is_refused() -> None:
         os.close(follower)
     assert ended.returncode == 2
     assert ended.stderr.startswith(b"netseq-replay: -: standard input is a terminal: pipe a capture into it")
+
+
+def test_a_log_that_may_not_be_read_beside_captures_is_no_traceback(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: str, *_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    shutil.copy(DEMO, tmp_path)
+    (tmp_path / "conn.log").write_text(CONN)
+    monkeypatch.setattr(datasets, "open", denied, raising=False)
+    assert replay.main([str(tmp_path)]) == 0
+    assert f"{tmp_path}/conn.log: " in capfd.readouterr().out
+
+
+def test_the_first_damaged_places_are_named_and_the_rest_are_counted(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    log = tmp_path / "conn.log"
+    log.write_text(CONN + '{"ts":"never"}\n' * 150)
+    assert replay.main(["--json", str(log)]) == 1
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("netseq-replay: ")]
+    assert len(lines) == replay.TOLD + 1
+    assert lines[0].startswith(f"netseq-replay: {log}: damaged at line 2: ")
+    assert lines[-1].startswith(f"netseq-replay: {log}: and 130 more places that could not be read")
+
+
+def test_a_file_named_twice_is_told_as_that(capfd: pytest.CaptureFixture[str]) -> None:
+    assert replay.main([str(DEMO), str(DEMO)]) == 0
+    assert f"{DEMO}: the same file as {DEMO}" in capfd.readouterr().out

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.checkpoint import load
+from models.checkpoint import DEFAULT_MODEL, load
 from models.evaluate import auc
 from models.resident import Scorer
 from sensor.commands.datasets import only_kind, read
-from sensor.commands.train import DEFAULT_MODEL, main, rows_of
+from sensor.commands.train import main, rows_of
 from sensor.words import Vocabulary
 
 DEMO = Path(__file__).parent / "data" / "demo.pcap.gz"
@@ -115,7 +115,10 @@ def test_a_readme_does_not_make_a_folder_of_captures_another_kind(tmp_path: Path
     shutil.copy(DEMO, tmp_path)
     (tmp_path / "README").write_text(readme)
     assert only_kind(str(tmp_path)) == "captures"
-    assert len(read(str(tmp_path)).flows)
+    data = read(str(tmp_path))
+    assert len(data.flows)
+    assert data.lost["files that are of another kind, or were met before"] == 1
+    assert any(what.startswith("frames that gave no packet: ") for what in data.lost)
 
 
 def test_a_disk_that_fills_up_is_no_misuse(

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensor.commands.misuse import Misuse
-from sensor.decode import Decoder
+from sensor.decode import SKIPS, Decoder
 from sensor.flows import FlowTable
 from sensor.schema import FLOW, FlowBatch
 from sensor.sources.faults import Broken
@@ -49,6 +49,8 @@ class DataSet(NamedTuple):
     """(N,) rows that the data set calls neither benign nor attack."""
     damaged: int
     """Places where the input could not be read."""
+    lost: dict[str, int]
+    """What else gave no flow, in words for a person: files of another kind, frames, rows."""
 
     @property
     def attack(self) -> NDArray[np.bool_]:
@@ -122,7 +124,8 @@ def read(path: str, tell: Callable[[float], None] | None = None) -> DataSet:
     pieces: list[NDArray[np.void]] = []
     labels: list[str] = []
     details: list[str] = []
-    for batch in _batches(source):
+    decoder = Decoder()
+    for batch in _batches(source, decoder):
         pieces.append(batch.flows.copy())
         labels.extend(batch.labels or [""] * len(batch.flows))
         details.extend(batch.details or [""] * len(batch.flows))
@@ -131,15 +134,31 @@ def read(path: str, tell: Callable[[float], None] | None = None) -> DataSet:
     flows = np.concatenate(pieces) if pieces else np.empty(0, FLOW)
     texts = np.array(labels, dtype=np.str_)
     unsure = np.isin(np.array(details, dtype=np.str_), LEFT_OUT) | np.isin(texts, LEFT_OUT)
-    return DataSet(path, kind, flows, texts, unsure, len(source.damages))
+    return DataSet(path, kind, flows, texts, unsure, damaged_places(source), lost_of(source, decoder))
 
 
-def _batches(source: Source) -> Iterator[FlowBatch]:
+def damaged_places(source: Source) -> int:
+    """All places that could not be read; of a log, `damages` keeps the first only."""
+    return len(source.damages) if isinstance(source, CaptureSource) else sum(source.damage_counts.values())
+
+
+def lost_of(source: Source, decoder: Decoder) -> dict[str, int]:
+    """What gave no flow, in words for a person."""
+    lost = {"files that are of another kind, or were met before": len(source.skipped_files)}
+    if isinstance(source, CaptureSource):
+        skipped = zip(SKIPS, decoder.skipped.tolist(), strict=True)
+        lost |= {f"frames that gave no packet: {name.replace('_', ' ')}": number for name, number in skipped}
+    if isinstance(source, FlowCsvSource):
+        lost |= {"rows of ARP": source.arp_rows, "rows joined to the flow that they go on with": source.joined}
+    return {what: number for what, number in lost.items() if number}
+
+
+def _batches(source: Source, decoder: Decoder) -> Iterator[FlowBatch]:
     """Flows of any source, in the order in which they ended."""
     if not isinstance(source, CaptureSource):
         yield from source
         return
-    decoder, table = Decoder(), FlowTable()
+    table = FlowTable()
     for block in source:
         yield FlowBatch(table.feed(decoder.decode(block)).copy())
     while len(flows := table.drain()):

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from sensor import __version__, config
 from sensor.commands import process
 from sensor.commands.misuse import Misuse, Parser, check_inputs, check_output
-from sensor.commands.train import DEFAULT_MODEL
 
 if TYPE_CHECKING:  # what these import is slow, and is not needed to tell of a mistake
     from sensor.commands.outlets import Outlet
@@ -232,7 +231,7 @@ def hand_out(alerts: Sequence[Alert], outlets: Sequence[Outlet]) -> int:
 
 def losses_of(source: Source) -> dict[str, int]:
     """Give what the source itself could not read, by the names of `metrics`."""
-    counters = {"files_skipped": len(source.skipped_files)}
+    counters = {"files_skipped": len(source.skipped_files), "packets_unstamped": getattr(source, "unstamped", 0)}
     blocks: dict[str, int] = getattr(source, "skipped_blocks", {})
     rows: dict[str, int] = getattr(source, "damage_counts", {})
     counters |= {f"blocks_skipped.{kind}": number for kind, number in blocks.items()}
@@ -258,7 +257,7 @@ def open_engine(settings: config.Settings) -> Engine:
     """Load the model and lay out the engine. Raises ModelDoesNotFit, VocabularyDoesNotFit or Misuse."""
     import torch  # noqa: PLC0415
 
-    from models.checkpoint import load  # noqa: PLC0415
+    from models.checkpoint import DEFAULT_MODEL, load  # noqa: PLC0415
     from sensor.engine import Engine  # noqa: PLC0415
 
     name = settings.model.device

@@ -13,6 +13,7 @@ import math
 import os
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -29,8 +30,6 @@ if TYPE_CHECKING:  # what these import is slow, and is not needed to tell of a m
 
 DONE, DAMAGED, MISUSE, INTERRUPTED = 0, 1, 2, 130
 
-DEFAULT_MODEL = Path(__file__).parents[2] / "models" / "weights" / "default"
-"""The model that comes along."""
 CONVERSATIONS = 1 << 18
 """Host pairs that a data set is read with; beyond that the pairs silent the longest start anew, as in a sensor."""
 
@@ -209,7 +208,7 @@ def learn(arguments: argparse.Namespace, command: str, data: Sequence[DataSet], 
 def lay_out(arguments: argparse.Namespace, command: str, data: Sequence[DataSet]) -> Plan:
     """Learn or grow the vocabulary, and say in a manifest what will be trained. Raises Misuse when there is nothing."""
     from models.assemble import Begin  # noqa: PLC0415
-    from models.checkpoint import load  # noqa: PLC0415
+    from models.checkpoint import DEFAULT_MODEL, load  # noqa: PLC0415
     from sensor.words import Vocabulary  # noqa: PLC0415
 
     flows = [one.benign() for one in data]
@@ -324,11 +323,15 @@ class Progress:
 def summary(arguments: argparse.Namespace, manifest: Manifest, bundle: Bundle, data: Sequence[DataSet]) -> str:
     """What was made, in a few lines."""
     left_out = sum(len(one.flows) - len(one.benign()) for one in data)
+    lost = Counter[str]()
+    for one in data:
+        lost.update(one.lost)
     lines = [
         f"model        {manifest.name} {manifest.version} in {arguments.output}",
         f"trained on   {sum(source.rows for source in manifest.data):,} flows ({left_out:,} labelled ones left out)",
         f"words        {', '.join(f'{part} {size}' for part, size in zip(manifest.parts, manifest.sizes, strict=True))}",
         f"held back    {manifest.validation_nats:.3f} nats a word",
         f"calibrated   on {bundle.calibration.n:,} conversation-hours, {bundle.calibration.per_day:,.0f} a day",
+        *(f"left out     {number:,} {what}" for what, number in lost.most_common()),
     ]
     return "\n".join(lines)
