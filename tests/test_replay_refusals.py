@@ -109,3 +109,8 @@ def test_the_first_damaged_places_are_named_and_the_rest_are_counted(capfd: pyte
 def test_a_file_named_twice_is_told_as_that(capfd: pytest.CaptureFixture[str]) -> None:
     assert replay.main([str(DEMO), str(DEMO)]) == 0
     assert f"{DEMO}: the same file as {DEMO}" in capfd.readouterr().out
+
+
+def test_a_closed_standard_input_is_refused(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)  # as Python has it then
+    assert "-: standard input is closed" in refused(capfd, "-")

@@ -30,7 +30,9 @@ def check_inputs(paths: Sequence[str]) -> None:
     """Refuse what is not there or cannot be read; standard input only as a terminal. Raises Misuse."""
     for path in paths:
         if path == "-":
-            if sys.stdin is None or sys.stdin.closed or os.isatty(0):
+            if sys.stdin is None:
+                raise Misuse("-: standard input is closed: pipe a capture into it")
+            if os.isatty(0):
                 raise Misuse("-: standard input is a terminal: pipe a capture into it (tcpdump -U -w - | netseq-replay -)")
         elif not os.access(path, os.R_OK):
             raise Misuse(f"{path}: {'permission denied' if os.path.exists(path) else 'no such file or folder'}")
