@@ -268,8 +268,9 @@ class Detector:
         return int(self._counts[SUPPRESSED]) - self.untold
 
     def counters(self) -> dict[str, int]:
-        """Give the counts by the names of `metrics`; their sum is the number of flows over the threshold."""
-        return {"alerts_raised": self.alerts, "alerts_suppressed": self.suppressed, "alerts_untold": self.untold}
+        """Give the counts by the names of `metrics`: raised, suppressed and untold add up to the flows over the threshold."""
+        told = {"alerts_raised": self.alerts, "alerts_suppressed": self.suppressed, "alerts_untold": self.untold}
+        return told | ({"alerts_unexplained": self.unexplained} if self.unexplained else {})
 
     def decide(
         self,
