@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from benchmarks.recorded import data_folder
 from sensor.kernels import prepare_cache
 
 prepare_cache()  # before any test imports a kernel
+
+# A shell starts what it runs in the background with interrupts ignored, and children inherit that: tests send them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATA = Path(__file__).parent / "data"
 

@@ -90,8 +90,11 @@ def test_an_interrupt_on_a_pipe_that_stays_open_and_silent_scores_what_was_read(
         running.stdin.write(demo)  # returns when all but the last page was read
         running.stdin.flush()
         running.send_signal(signal.SIGINT)
+        guard = threading.Timer(60, running.kill)  # what does not end by itself must not hold up all other tests
+        guard.start()
         out, err = running.stdout.read().decode(), running.stderr.read().decode()  # and the pipe is still open
         assert running.wait(timeout=60) == 130
+        guard.cancel()
     assert "interrupted: the rest of the input was not read" in err
     (packets,) = (line.split()[1] for line in out.splitlines() if line.startswith("packets "))
     assert int(packets.replace(",", "")) > 0
