@@ -197,6 +197,8 @@ class FlowBatch(NamedTuple):
     """The label of each row, when the source is a labelled data set ("" is benign)."""
     details: list[str] | None = None
     """The data set's finer label of each row; a row that is "" for want of a label has the reason here ("Background")."""
+    statistics: NDArray[np.float64] | None = None
+    """(n, len(spellings.STATISTICS)) as the source itself tells them, NaN where it does not; None: they follow from `flows`."""
 
 
 class Reason(msgspec.Struct, frozen=True):

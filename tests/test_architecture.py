@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS: tuple[dict[str, set[str]], ...] = (
-    {"schema": {"schema", "kernels", "addresses"}},
+    {"schema": {"schema", "kernels", "addresses", "spellings"}},
     {"decode": {"decode"}},
     {"flows": {"flows", "flow"}},
     {"statistics": {"statistics"}, "words": {"words", "vocabulary"}},
