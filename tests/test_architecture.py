@@ -23,7 +23,7 @@ LAYERS: tuple[dict[str, set[str]], ...] = (
     {"statistics": {"statistics"}, "words": {"words", "vocabulary"}},
     {"conversations": {"conversations"}},
     {"detect": {"detect", "message"}, "config": {"config"}, "metrics": {"metrics"}},
-    {"engine": {"engine"}},
+    {"engine": {"engine", "assembly"}},
     {"service": {"service"}},
     {"commands": {"commands"}},
 )
