@@ -1,111 +1,28 @@
 """The engine: the path of a packet from a block of frames to an alert, without any I/O.
 
-It has two halves. `Assembly` makes flows: frames decoded, folded into flows, and gathered into batches of one size, because
-the models are fast only on batches. `Judge` makes alerts: words, conversations, scores, the decision. `Engine` is both, one
-after the other; a command with two cores to spend runs each half on one (`commands.ahead`). Batches are cut by number and
-not by time, so that a replay gives the same alerts whatever the size of the blocks it is fed. `tick` is for live use: it
-ends what is due and scores what has gathered although no packet came. `drain` ends everything.
+It has two halves. `assembly.Assembly` makes batches of flows from frames. `Judge` makes alerts: words, conversations, scores,
+the decision. `Engine` is both, one after the other; a command with two cores to spend runs each half on one
+(`commands.ahead`). Batches are cut by number and not by time, so that a replay gives the same alerts whatever the size of the
+blocks it is fed. `tick` is for live use: it ends what is due and scores what has gathered although no packet came. `drain`
+ends everything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
-
-import numpy as np
-from numpy.typing import NDArray
 
 from models.checkpoint import Bundle, ModelDoesNotFit
 from models.resident import Scorer
+from sensor.assembly import Assembly
 from sensor.config import Settings
 from sensor.conversations import Conversations
-from sensor.decode import SKIPS, Decoder
 from sensor.detect import Detector
-from sensor.flows import FlowTable
-from sensor.schema import END_FULL, ENDS, FLOW, Alert, FlowBatch, FrameBlock
+from sensor.schema import Alert, FlowBatch, FrameBlock
 from sensor.words import Vocabulary
 
 if TYPE_CHECKING:
     import torch
-
-
-class Assembly:
-    """From frames, or the flows of a log, to batches of `model.batch_flows` ended flows, in the order in which they ended."""
-
-    def __init__(self, settings: Settings) -> None:
-        flows = settings.flows
-        self.decoder = Decoder(
-            tunnels=settings.decode.tunnels, fragments=settings.decode.fragments, payload=settings.decode.payload
-        )
-        self.table = FlowTable(
-            flows=flows.table,
-            idle_s=flows.idle_s,
-            closed_s=flows.closed_s,
-            attempt_s=flows.attempt_s,
-            active_s=flows.active_s,
-        )
-        self._batch_flows = settings.model.batch_flows
-        self._rows = np.empty(0, FLOW)
-        self._uids: list[str | None] = []
-        self._waiting = 0
-        self._frames = 0
-        self._from_logs = 0
-
-    def feed(self, block: FrameBlock | FlowBatch) -> Iterator[FlowBatch]:
-        """Take raw frames, or finished flows; yields the batches that became whole. Run it to its end."""
-        if isinstance(block, FlowBatch):
-            self._from_logs += len(block.flows)
-            return self._gather(block.flows, block.uids)
-        self._frames += len(block.frames)
-        return self._gather(self.table.feed(self.decoder.decode(block)))
-
-    def expire(self, now_us: int) -> Iterator[FlowBatch]:
-        """End what is due at `now_us`; yields all batches, the last one of what was waiting."""
-        yield from self._gather(self.table.expire(now_us))
-        yield from self._rest()
-
-    def drain(self) -> Iterator[FlowBatch]:
-        """End all flows, because the input ended; yields all batches."""
-        while len(flows := self.table.drain()):
-            yield from self._gather(flows)
-        yield from self._rest()
-
-    def counters(self) -> dict[str, int]:
-        """What was counted so far, by the names of `sensor.metrics`."""
-        ended = {f"flows_ended.{name}": int(n) for name, n in zip(ENDS, self.table.ended, strict=True) if n}
-        if self._from_logs:
-            ended["flows_ended.log"] = self._from_logs
-        return {
-            "packets_read": self._frames,
-            "packets_in_flows": self.table.packets,
-            **{f"packets_skipped.{name}": int(n) for name, n in zip(SKIPS, self.decoder.skipped, strict=True) if n},
-            **{f"link_types_unknown.{number}": n for number, n in self.decoder.link_types_unknown.items()},
-            **ended,
-            "flows_live": self.table.live,
-            "flows_evicted": int(self.table.ended[END_FULL]),
-            "clock_steps_back": self.table.steps_back,
-        }
-
-    def _gather(self, flows: NDArray[np.void], uids: Sequence[str | None] | None = None) -> Iterator[FlowBatch]:
-        """Copy flows behind those that wait, and yield what becomes a whole batch."""
-        taken = 0
-        while taken < len(flows):
-            if not self._waiting:
-                self._rows = np.empty(self._batch_flows, FLOW)
-            end = min(len(flows), taken + self._batch_flows - self._waiting)
-            self._rows[self._waiting : self._waiting + end - taken] = flows[taken:end]
-            self._uids += uids[taken:end] if uids else [None] * (end - taken)
-            self._waiting += end - taken
-            taken = end
-            if self._waiting == self._batch_flows:
-                yield from self._rest()
-
-    def _rest(self) -> Iterator[FlowBatch]:
-        """Yield what waits, whole batch or not."""
-        if self._waiting:
-            batch = FlowBatch(self._rows[: self._waiting], self._uids)
-            self._uids, self._waiting = [], 0
-            yield batch
 
 
 class Judge:

@@ -34,11 +34,13 @@ def test_every_address_is_written_as_inet_ntop_writes_it(drawn: list[list[int]])
     assert [text.decode() for text in addresses_text(hi, lo).tolist()] == [addresses.text(*half) for half in halves]
 
 
-@pytest.mark.parametrize(
-    "address",
-    "0.0.0.1 255.255.255.255 10.0.0.1 :: ::1 ::2:0:0 1:: ::1.2.3.4 ::0.1.0.0 ::1:2:3 1:0:0:2::3 1:0:2:0:3:0:4:0 fe80::1"
-    " ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 2001:db8::1:0:0:1 ::ffff:0:1.2.3.4".split(),
-)
+EASILY_WRONG = """
+0.0.0.1 255.255.255.255 10.0.0.1 :: ::1 ::2:0:0 1:: ::1.2.3.4 ::0.1.0.0 ::1:2:3 1:0:0:2::3 1:0:2:0:3:0:4:0 fe80::1
+ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 2001:db8::1:0:0:1 ::ffff:0:1.2.3.4
+"""
+
+
+@pytest.mark.parametrize("address", EASILY_WRONG.split())
 def test_an_address_that_is_easily_written_wrongly_is_written_right(address: str) -> None:
     hi, lo = addresses.halves(address)
     assert written(hi, lo) == addresses.text(hi, lo)

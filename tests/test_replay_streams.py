@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from sensor import config
+from sensor.assembly import Assembly
 from sensor.commands import process, replay
 from sensor.commands.ahead import Ahead
-from sensor.engine import Assembly, Judge
+from sensor.engine import Judge
 from sensor.schema import Alert, FlowBatch, FrameBlock
 from sensor.sources.pcap import CaptureSource
 

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from sensor.engine import Assembly
+from sensor.assembly import Assembly
 from sensor.schema import FlowBatch, FrameBlock
 
 AHEAD = 4
