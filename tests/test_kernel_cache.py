@@ -12,7 +12,7 @@ import numba.core.config
 import pytest
 
 from sensor import kernels
-from sensor.commands import replay
+from sensor.commands import reading
 
 COMPILING = """
 import sys
@@ -54,7 +54,7 @@ def test_a_cache_folder_that_cannot_be_written_is_replaced_by_a_temporary_one(ho
     assert cache.folder.is_dir()
     assert home not in cache.folder.parents
     assert os.environ["NUMBA_CACHE_DIR"] == str(cache.folder)
-    assert str(cache.refused) in replay.compiling(cache.refused)
+    assert str(cache.refused) in reading.compiling(cache.refused)
 
 
 def test_a_chosen_cache_folder_that_cannot_be_written_is_replaced_too(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sensor.commands import datasets, replay
+from sensor.commands import datasets, reading, replay
 
 DEMO = Path(__file__).parent / "data" / "demo.pcap.gz"
 CONN = '{"ts":1.7e9,"uid":"C1","id.orig_h":"10.0.0.1","id.orig_p":4000,"id.resp_h":"10.0.0.2","id.resp_p":53,"proto":"udp"}\n'
@@ -101,7 +101,7 @@ def test_the_first_damaged_places_are_named_and_the_rest_are_counted(capfd: pyte
     log.write_text(CONN + '{"ts":"never"}\n' * 150)
     assert replay.main(["--json", str(log)]) == 1
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("netseq-replay: ")]
-    assert len(lines) == replay.TOLD + 1
+    assert len(lines) == reading.TOLD + 1
     assert lines[0].startswith(f"netseq-replay: {log}: damaged at line 2: ")
     assert lines[-1].startswith(f"netseq-replay: {log}: and 130 more places that could not be read")
 

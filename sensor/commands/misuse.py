@@ -1,4 +1,4 @@
-"""What both commands refuse before anything slow begins, each with one line that says what to do.
+"""What the commands refuse before anything slow begins, each with one line that says what to do.
 
 Nothing in here imports more than the standard library: a mistake is told at once.
 """
@@ -26,14 +26,20 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def check_inputs(paths: Sequence[str]) -> None:
+def fail(command: str, line: str, status: int) -> int:
+    """Tell of what ended the command, or of what it could not do, as one line on standard error; returns the status."""
+    print(f"{command}: {line}", file=sys.stderr)
+    return status
+
+
+def check_inputs(command: str, paths: Sequence[str]) -> None:
     """Refuse what is not there or cannot be read; standard input only as a terminal. Raises Misuse."""
     for path in paths:
         if path == "-":
             if sys.stdin is None:
                 raise Misuse("-: standard input is closed: pipe a capture into it")
             if os.isatty(0):
-                raise Misuse("-: standard input is a terminal: pipe a capture into it (tcpdump -U -w - | netseq-replay -)")
+                raise Misuse(f"-: standard input is a terminal: pipe a capture into it (tcpdump -U -w - | {command} -)")
         elif not os.access(path, os.R_OK):
             raise Misuse(f"{path}: {'permission denied' if os.path.exists(path) else 'no such file or folder'}")
 

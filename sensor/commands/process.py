@@ -1,4 +1,4 @@
-"""What a command asks of its process: to be told of Ctrl-C instead of being broken off by it, and enough open files."""
+"""What a command asks of its process: to be told of Ctrl-C instead of being broken off by it, enough open files, a status."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
+
+DONE, DAMAGED, MISUSE, INTERRUPTED, READER_GONE = 0, 1, 2, 130, 141
+"""Exit statuses; the last two are what a shell reports for SIGINT and SIGPIPE."""
 
 
 @contextlib.contextmanager

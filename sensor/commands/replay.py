@@ -10,39 +10,24 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING
 
 from sensor import __version__, config
-from sensor.commands import process
-from sensor.commands.misuse import Misuse, Parser, check_inputs, check_output
+from sensor.commands import process, reading
+from sensor.commands.misuse import Misuse, Parser, check_inputs, check_output, fail
+from sensor.commands.process import DONE, INTERRUPTED, MISUSE
+from sensor.commands.reading import Report
 
 if TYPE_CHECKING:  # what these import is slow, and is not needed to tell of a mistake
     from sensor.commands.outlets import Outlet
+    from sensor.commands.reading import Source
     from sensor.engine import Engine
-    from sensor.schema import Alert
-    from sensor.sources.pcap import CaptureSource
-    from sensor.sources.zeek import ConnLogSource
+    from sensor.schema import Alert, FlowBatch
 
-    Source: TypeAlias = CaptureSource | ConnLogSource
-
-DONE, DAMAGED, MISUSE, INTERRUPTED, READER_GONE = 0, 1, 2, 130, 141
-"""Exit statuses; the last two are what a shell reports for SIGINT and SIGPIPE."""
-
-COMPILING_S = 20
-"""Seconds that the first compilation takes on one core of a common machine, for the announcement."""
-
-DRAW_EVERY_S = 0.1
-"""Seconds between two drawings of the progress bar: faster is not seen."""
-
-TOLD = 20
-"""Places of damage, and files left out, that are told one by one; of the rest, the number is."""
-
-TOO_MANY = "more captures overlap in time than the limit of {} open files allows: raise it (ulimit -n), or replay fewer"
+NAME = "netseq-replay"
 
 EPILOG = """\
 Examples:
@@ -60,16 +45,6 @@ Exit status: 0 done; 1 the input was damaged (what could be read was replayed) o
 """
 
 
-class Report(NamedTuple):
-    """What a run came to."""
-
-    counters: dict[str, int]
-    seconds: float
-    interrupted: bool = False
-    cold: bool = False
-    """The kernels were compiled on the way."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     arguments = parser().parse_args(argv)
@@ -81,17 +56,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             return DONE
         check(arguments)
     except (config.ConfigError, Misuse) as error:
-        return fail(str(error), MISUSE)
+        return fail(NAME, str(error), MISUSE)
     try:
         return replay(arguments, settings)
     except KeyboardInterrupt:
-        return fail("interrupted: what was read is not all scored", INTERRUPTED)
+        return fail(NAME, "interrupted: what was read is not all scored", INTERRUPTED)
 
 
 def parser() -> argparse.ArgumentParser:
     """Build the command line."""
     build = Parser(
-        prog="netseq-replay",
+        prog=NAME,
         description="Replay captures or Zeek's conn.log through the sensor, and show what it alerts on and why.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -122,40 +97,21 @@ def check(arguments: argparse.Namespace) -> None:
         raise Misuse("no FILE given: name a capture, a folder of captures, a conn.log, or - for standard input")
     if arguments.json and arguments.notice and not arguments.output:
         raise Misuse("--json and --notice would both write to standard output: add --output DIR")
-    check_inputs(arguments.files)
+    check_inputs(NAME, arguments.files)
     if arguments.output:
         check_output(arguments.output, ["alerts.jsonl", *["notice.log"] * arguments.notice])
-
-
-def fail(line: str, status: int) -> int:
-    """Tell of what ended the command, as one line on standard error."""
-    print(f"netseq-replay: {line}", file=sys.stderr)
-    return status
 
 
 def replay(arguments: argparse.Namespace, settings: config.Settings) -> int:
     """Replay the files into every outlet, and sum up."""
     process.allow_open_files()
-    from sensor.kernels import prepare_cache, when_compiling  # noqa: PLC0415  # slow to import, as all that follows
-
-    cache = prepare_cache()  # before anything below imports a kernel
-    compiled: list[bool] = []
-
-    def announce() -> None:
-        compiled.append(True)
-        if not arguments.quiet:
-            print(compiling(cache.refused), file=sys.stderr)
-
-    when_compiling(announce)
-    from models.checkpoint import ModelDoesNotFit  # noqa: PLC0415
+    compiled = reading.prepare_kernels(NAME, quiet=arguments.quiet)  # before anything below imports a kernel
+    from models.checkpoint import ModelDoesNotFit  # noqa: PLC0415  # slow to import, as all that follows
     from sensor.commands.outlets import open_outlets  # noqa: PLC0415
-    from sensor.sinks.lines import SinkFailed  # noqa: PLC0415
-    from sensor.sources.pcap import NotACapture  # noqa: PLC0415
-    from sensor.sources.zeek import NotAConnLog  # noqa: PLC0415
     from sensor.vocabulary import VocabularyDoesNotFit  # noqa: PLC0415
 
-    try:
-        source = open_source(arguments.files, settings)
+    def work() -> int:
+        source = reading.open_source(arguments.files, settings)
         engine = open_engine(settings)
         with contextlib.ExitStack() as stack:
             outlets = open_outlets(arguments, settings, stack)
@@ -164,61 +120,20 @@ def replay(arguments: argparse.Namespace, settings: config.Settings) -> int:
             for outlet in outlets:
                 outlet.close()
             return tell(arguments, source, report, outlets)
-    except (Misuse, NotACapture, NotAConnLog, ModelDoesNotFit, VocabularyDoesNotFit) as error:
-        return fail(str(error), MISUSE)
-    except SinkFailed as error:
-        if isinstance(error.__cause__, BrokenPipeError):
-            return READER_GONE
-        return fail(str(error), DAMAGED)
-    except OSError as error:
-        if error.errno not in (errno.EMFILE, errno.ENFILE):
-            raise
-        return fail(f"{arguments.files[0]}: {TOO_MANY.format(process.open_files())}", DAMAGED)
 
-
-def compiling(refused: Path | None) -> str:
-    """Announce a wait, which comes back on each run when the cache folder was `refused`."""
-    if refused:
-        return f"netseq-replay: {refused}: cannot be written: kernels are compiled on each run: set NUMBA_CACHE_DIR"
-    return f"netseq-replay: compiling kernels, once: up to {COMPILING_S} s"
+    return reading.guarded(NAME, arguments.files, work, (ModelDoesNotFit, VocabularyDoesNotFit))
 
 
 def run(source: Source, engine: Engine, outlets: Sequence[Outlet], *, quiet: bool, live: bool = False) -> Report:
-    """Feed the engine everything that the source has.
-
-    An interrupt ends the input early, and what was read is still scored; a second one ends the run. `live` as for Ahead.
-    """
+    """Feed the engine everything that the source has. `live` as for Ahead."""
     from sensor.commands import terminal  # noqa: PLC0415
-    from sensor.commands.ahead import Ahead  # noqa: PLC0415
 
-    begun = drawn = time.monotonic()
-    alerts = 0
-    with contextlib.ExitStack() as stack:
-        bar = stack.enter_context(terminal.Bar(shown=not quiet, unit="connections" if is_log(source) else "packets"))
+    def take(batch: FlowBatch) -> int:
+        return hand_out(engine.judge.judge(batch), outlets)
 
-        def draw() -> None:
-            nonlocal drawn
-            if time.monotonic() - drawn >= DRAW_EVERY_S:
-                drawn = time.monotonic()
-                bar.update(source.bytes_done, source.bytes_total, units_of(source), alerts)
-
-        bar.update(0, source.bytes_total, 0, 0)
-        batches = stack.enter_context(contextlib.closing(Ahead(source, engine.assembly, draw, live=live)))
-        interrupted = stack.enter_context(process.interrupts(batches.stop))
-        for batch in batches:
-            alerts += hand_out(engine.judge.judge(batch), outlets)
-            draw()
-        return Report(engine.counters() | losses_of(source), time.monotonic() - begun, bool(interrupted))
-
-
-def is_log(source: Source) -> bool:
-    """Tell whether the source has flows that are finished, and no packets."""
-    return not hasattr(source, "frames")
-
-
-def units_of(source: Source) -> int:
-    """Packets read so far, or connections of a log."""
-    return int(getattr(source, "connections" if is_log(source) else "frames"))
+    bar = terminal.Bar(shown=not quiet, unit=reading.unit_of(source))
+    seconds, interrupted = reading.read_all(source, engine.assembly, take, bar, live=live)
+    return Report(engine.counters() | reading.losses_of(source), seconds, interrupted)
 
 
 def hand_out(alerts: Sequence[Alert], outlets: Sequence[Outlet]) -> int:
@@ -227,30 +142,6 @@ def hand_out(alerts: Sequence[Alert], outlets: Sequence[Outlet]) -> int:
         for outlet in outlets:
             outlet.write(alerts)
     return len(alerts)
-
-
-def losses_of(source: Source) -> dict[str, int]:
-    """Give what the source itself could not read, by the names of `metrics`."""
-    counters = {"files_skipped": len(source.skipped_files), "packets_unstamped": getattr(source, "unstamped", 0)}
-    blocks: dict[str, int] = getattr(source, "skipped_blocks", {})
-    rows: dict[str, int] = getattr(source, "damage_counts", {})
-    counters |= {f"blocks_skipped.{kind}": number for kind, number in blocks.items()}
-    return counters | {f"rows_skipped.{kind}": number for kind, number in rows.items()}
-
-
-def open_source(paths: Sequence[str], settings: config.Settings) -> Source:
-    """Open captures, or logs when the files are logs. Raises NotACapture, NotAConnLog or Misuse."""
-    from sensor.commands.datasets import only_kind  # noqa: PLC0415
-    from sensor.sources.pcap import CaptureSource  # noqa: PLC0415
-    from sensor.sources.zeek import ConnLogSource  # noqa: PLC0415
-
-    logs = [path for path in paths if path != "-" and only_kind(path, ("captures", "conn.log")) == "conn.log"]
-    if not logs:
-        return CaptureSource(paths, block_frames=settings.source.block_frames)
-    if len(logs) < len(paths):
-        other = next(path for path in paths if path not in logs)
-        raise Misuse(f"{logs[0]}: it is a conn.log and {other} is not: replay them one after the other")
-    return ConnLogSource(logs)
 
 
 def open_engine(settings: config.Settings) -> Engine:
@@ -274,41 +165,16 @@ def tell(arguments: argparse.Namespace, source: Source, report: Report, outlets:
     from sensor.commands.outlets import speaks_to_people, standard_output  # noqa: PLC0415
     from sensor.sinks.lines import Lines  # noqa: PLC0415
 
-    for line in [*damages_of(source), *["interrupted: the rest of the input was not read"] * report.interrupted]:
-        fail(terminal.printable(line), DAMAGED)
+    status = reading.warn(NAME, source, report)
     if not arguments.quiet:
-        notes = left_out(source) + [f"written       {outlet.file}" for outlet in outlets if outlet.file]
-        text = terminal.summary(report.counters, notes, report.seconds, rated=not report.cold, log=is_log(source))
+        notes = reading.left_out(source) + [f"written       {outlet.file}" for outlet in outlets if outlet.file]
+        log = reading.is_log(source)
+        text = terminal.summary(report.counters, notes, report.seconds, rated=not report.cold, log=log)
         if speaks_to_people(arguments):
             Lines(standard_output(), "standard output").write(text.encode())
         else:
             sys.stderr.write(text)
-    if report.interrupted:
-        return INTERRUPTED
-    return DAMAGED if source.damages else DONE
-
-
-def damages_of(source: Source) -> list[str]:
-    """Name the places where the input could not be read, and the number of those that are too many to name."""
-    unit = "line" if is_log(source) else "byte"
-    lines = [f"{path}: damaged at {unit} {place}: {reason}" for path, place, reason in source.damages[:TOLD]]
-    counts: dict[str, int] = getattr(source, "damage_counts", {})
-    more = max(len(source.damages), sum(counts.values())) - len(lines)
-    if more:
-        lines.append(f"{source.damages[0].path}: and {more:,} more places that could not be read: the summary counts them all")
-    return lines
-
-
-def left_out(source: Source) -> list[str]:
-    """Name the files that were not read, each with the reason."""
-    from sensor.commands import terminal  # noqa: PLC0415
-
-    lines = []
-    for path, reason in source.skipped_files[:TOLD]:
-        told = reason if reason.startswith(path) else f"{path}: {reason}"
-        lines.append(f"not read      {terminal.printable(told)}")
-    more = len(source.skipped_files) - TOLD
-    return [*lines, f"not read      and {more:,} more files"] if more > 0 else lines
+    return status
 
 
 if __name__ == "__main__":

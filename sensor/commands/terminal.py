@@ -95,11 +95,20 @@ def told(reason: Reason) -> str:
     return f"{seen}, expected {reason.expected} ({share(reason.expected_probability)})"
 
 
-def summary(counters: Mapping[str, int], notes: Iterable[str], seconds: float, *, rated: bool = True, log: bool = False) -> str:
+def summary(
+    counters: Mapping[str, int],
+    notes: Iterable[str],
+    seconds: float,
+    *,
+    rated: bool = True,
+    log: bool = False,
+    judged: bool = True,
+) -> str:
     """Tell what was read, found and lost; losses that are zero are left out.
 
-    `notes` are further lines, such as the files that were written. `seconds` is the time that replaying took;
-    not `rated` leaves the packets a second out, because most of that time went into compiling. A `log` has no packets.
+    `notes` are further lines, such as the files that were written. `seconds` is the time that reading took;
+    not `rated` leaves the packets a second out, because most of that time went into compiling. A `log` has no packets, and
+    flows that were not `judged` gave no conversations and alerts.
     """
     packets, flows = counters.get("packets_read", 0), metrics.total(counters, "flows_ended")
     read = flows if log else packets
@@ -108,9 +117,12 @@ def summary(counters: Mapping[str, int], notes: Iterable[str], seconds: float, *
     rows = [
         *([] if log else [("packets", packets, took)]),
         ("flows", flows, took if log else ""),
-        ("conversations", counters.get("conversations_started", 0), ""),
-        ("alerts", counters.get("alerts_raised", 0), standing_for(counters)),
     ]
+    if judged:
+        rows += [
+            ("conversations", counters.get("conversations_started", 0), ""),
+            ("alerts", counters.get("alerts_raised", 0), standing_for(counters)),
+        ]
     lines = [f"{name:<14}{value:>14,}  {note}".rstrip() for name, value, note in rows]
     lost = [
         f"{value:>28,}  {_loss(counter, label)}"
@@ -151,16 +163,20 @@ class Rate(ProgressColumn):
 class Bar:
     """The progress bar: bytes of the input for the share and the time left, packets or connections for the rate."""
 
-    def __init__(self, *, shown: bool, unit: str) -> None:
-        """Draw on standard error where it is a terminal and `shown` asks for it; else nothing at all."""
+    def __init__(self, *, shown: bool, unit: str, doing: str = "replaying", found: str = "alert") -> None:
+        """Draw on standard error where it is a terminal and `shown` asks for it; else nothing at all.
+
+        `unit` is what is read, `doing` what the command does, and `found` what comes of it.
+        """
+        self._doing, self._found = doing, found
         console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), Rate(unit), TimeRemainingColumn())
         self._progress = Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal))
-        self._task = self._progress.add_task("replaying", total=None, read=0)
+        self._task = self._progress.add_task(doing, total=None, read=0)
 
-    def update(self, done: int, total: int | None, read: int, alerts: int) -> None:
+    def update(self, done: int, total: int | None, read: int, found: int) -> None:
         """Show how far the input is read: `done` of `total` bytes, None when nobody knows how many there are."""
-        named = f"replaying, {alerts:,} alert{'s' * (alerts != 1)}" if alerts else "replaying"
+        named = f"{self._doing}, {found:,} {self._found}{'s' * (found != 1)}" if found else self._doing
         self._progress.update(self._task, completed=done, total=total, read=read, description=named)
 
     def __enter__(self) -> Self:

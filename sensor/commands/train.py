@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sensor import __version__
-from sensor.commands.misuse import Misuse, Parser, check_inputs, check_output
+from sensor.commands.misuse import Misuse, Parser, check_inputs, check_output, fail
+from sensor.commands.process import DAMAGED, DONE, INTERRUPTED, MISUSE
 
 if TYPE_CHECKING:  # what these import is slow, and is not needed to tell of a mistake
     from models.assemble import Begin, Rows
@@ -28,7 +29,7 @@ if TYPE_CHECKING:  # what these import is slow, and is not needed to tell of a m
     from sensor.commands.datasets import DataSet
     from sensor.words import Vocabulary
 
-DONE, DAMAGED, MISUSE, INTERRUPTED = 0, 1, 2, 130
+NAME = "netseq-train"
 
 CONVERSATIONS = 1 << 18
 """Host pairs that a data set is read with; beyond that the pairs silent the longest start anew, as in a sensor."""
@@ -59,16 +60,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         check(arguments)
-        return train(arguments, shlex.join(["netseq-train", *(sys.argv[1:] if argv is None else argv)]))
+        return train(arguments, shlex.join([NAME, *(sys.argv[1:] if argv is None else argv)]))
     except Misuse as error:
-        return fail(str(error), MISUSE)
+        return fail(NAME, str(error), MISUSE)
     except KeyboardInterrupt:
-        return fail("interrupted: no model was written", INTERRUPTED)
+        return fail(NAME, "interrupted: no model was written", INTERRUPTED)
 
 
 def parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    build = Parser(prog="netseq-train", description="Train the models of netseq.", allow_abbrev=False)
+    build = Parser(prog=NAME, description="Train the models of netseq.", allow_abbrev=False)
     build.add_argument("--version", action="version", version=f"netseq {__version__}")
     kinds = build.add_subparsers(dest="kind", required=True, metavar="KIND")
     words = kinds.add_parser(
@@ -140,14 +141,8 @@ def check(arguments: argparse.Namespace) -> None:
         raise Misuse(f"--seed {arguments.seed}: give a number from 0 on, below 2^63")
     if "-" in [*arguments.files, *arguments.attacks]:
         raise Misuse("-: training reads its data more than once: give files or folders")
-    check_inputs([*arguments.files, *arguments.attacks])
+    check_inputs(NAME, [*arguments.files, *arguments.attacks])
     check_output(arguments.output, ["manifest.json", "weights.safetensors"])
-
-
-def fail(line: str, status: int) -> int:
-    """Tell of what ended the command, as one line on standard error."""
-    print(f"netseq-train: {line}", file=sys.stderr)
-    return status
 
 
 def train(arguments: argparse.Namespace, command: str) -> int:
@@ -172,12 +167,12 @@ def train(arguments: argparse.Namespace, command: str) -> int:
     try:
         manifest = save(arguments.output, bundle)
     except OSError as error:  # a full disk, most likely
-        return fail(f"{arguments.output}: the model cannot be written: {error.strerror}", DAMAGED)
+        return fail(NAME, f"{arguments.output}: the model cannot be written: {error.strerror}", DAMAGED)
     if not arguments.quiet:
         print(summary(arguments, manifest, bundle, data))
     damaged = [one for one in data if one.damaged]
     for one in damaged:
-        fail(f"{one.path}: parts of it could not be read; the rest was trained on", DAMAGED)
+        fail(NAME, f"{one.path}: parts of it could not be read; the rest was trained on", DAMAGED)
     return DAMAGED if damaged else DONE
 
 
