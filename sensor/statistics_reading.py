@@ -1,0 +1,195 @@
+"""A batch of FLOW rows as the arrays that the columns of `statistics` are made of, each made once and only if asked for.
+
+A column often shares its parts with others (four columns of one kind of gap, one duration under ten rates), so they are kept.
+Everything is vectorised: no object per flow. What "netseq" and "cicflowmeter" rules disagree on is decided here and in the
+table's own functions, by `Reading.faithful`.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensor.schema import END_LOG, ICMP, IGMP, SCTP, TCP, UDP
+from sensor.statistics_spread import SPREADS, variances
+
+Rules: TypeAlias = Literal["netseq", "cicflowmeter"]
+Ints: TypeAlias = NDArray[np.int64]
+Floats: TypeAlias = NDArray[np.float64]
+Numbers: TypeAlias = NDArray[np.int64] | NDArray[np.float64]
+
+NAMED = (ICMP, IGMP, TCP, UDP, SCTP)
+"""Protocols that CICFlowMeter tells; it writes 0 for all others."""
+
+
+def ratio(part: Numbers, whole: Numbers) -> Floats:
+    """part / whole, and 0 where whole is 0."""
+    nothing = whole == 0
+    return np.asarray(np.where(nothing, 0.0, part / np.where(nothing, 1, whole)), np.float64)
+
+
+def integers(values: NDArray[np.generic]) -> Ints:
+    """A field as signed 64-bit integers, in one piece."""
+    return np.ascontiguousarray(values, np.int64)
+
+
+class Samples:
+    """Count, extremes and moments of some samples, arrays of one number for each flow; all are 0 where there is no sample."""
+
+    def __init__(self, n: Ints, total: Ints, low: Ints, high: Ints, variance: Floats) -> None:
+        self.n = n
+        self.total = total
+        self.low = low
+        self.high = high
+        self.variance = variance
+
+    @cached_property
+    def mean(self) -> Floats:
+        """Sum over count."""
+        return ratio(self.total, self.n)
+
+    @cached_property
+    def deviation(self) -> Floats:
+        """Root of the sample variance."""
+        return np.sqrt(self.variance)
+
+
+class Side:
+    """One direction of a batch: `name` is "fwd" or "bwd"."""
+
+    def __init__(self, reading: Reading, name: str) -> None:
+        self._reading = reading
+        self._rows = reading.flows[name]
+        self._name = name
+
+    def field(self, name: str) -> Ints:
+        """A field of SIDE."""
+        return integers(self._rows[name])
+
+    @cached_property
+    def packets(self) -> Ints:
+        """Packets of this side."""
+        return self.field("packets")
+
+    @cached_property
+    def payload(self) -> Samples:
+        """Payload bytes of this side's packets."""
+        sizes = self._rows["payload"]
+        low, high, total = (integers(sizes[name]) for name in ("low", "high", "sum"))
+        return Samples(self.packets, total, low, high, self._reading.spread(f"{self._name}_payload"))
+
+    @cached_property
+    def gaps(self) -> Samples:
+        """Times between this side's consecutive packets, in us."""
+        return self._reading.gaps_of(self._rows, self.packets, f"{self._name}_gap")
+
+
+class Reading:
+    """(n,) FLOW rows read by `rules`; the arrays that columns share. The rows must stay as they are meanwhile."""
+
+    def __init__(self, flows: NDArray[np.void], rules: Rules = "netseq") -> None:
+        self.flows = flows
+        self.faithful = rules == "cicflowmeter"
+        """CICFlowMeter's rules, to the letter."""
+        self.fwd = Side(self, "fwd")
+        self.bwd = Side(self, "bwd")
+
+    @cached_property
+    def from_log(self) -> NDArray[np.bool_]:
+        """(n,) rows that a log told, of which most fields are not known."""
+        return np.asarray(self.flows["end"] == END_LOG)
+
+    def field(self, name: str) -> Ints:
+        """A field of FLOW."""
+        return integers(self.flows[name])
+
+    @cached_property
+    def _variances(self) -> Floats:
+        out = np.empty((len(SPREADS), len(self.flows)), np.float64)
+        variances(self.flows, not self.faithful, out)
+        return out
+
+    def spread(self, name: str) -> Floats:
+        """(n,) variances of one of SPREADS."""
+        return np.asarray(self._variances[SPREADS.index(name)])
+
+    def gaps_of(self, rows: NDArray[np.void], packets: Ints, name: str) -> Samples:
+        """Gaps between `packets` packets: one fewer than packets, and they sum to last - first."""
+        gap = rows["gap"]
+        n = np.maximum(packets - 1, 0)
+        total = np.where(n > 0, rows["last_us"] - rows["first_us"], 0)
+        return Samples(n, total, integers(gap["low"]), integers(gap["high"]), self.spread(name))
+
+    @cached_property
+    def packets(self) -> Ints:
+        """Packets of both sides."""
+        return self.fwd.packets + self.bwd.packets
+
+    @cached_property
+    def duration_us(self) -> Ints:
+        """Last packet minus first, in the order in which they came; netseq has no time that runs backwards."""
+        lasting_us = self.field("last_us") - self.field("first_us")
+        return lasting_us if self.faithful else np.maximum(lasting_us, 0)
+
+    @cached_property
+    def gaps(self) -> Samples:
+        """Times between consecutive packets of either side, in us."""
+        return self.gaps_of(self.flows, self.packets, "gap")
+
+    @cached_property
+    def payload(self) -> Samples:
+        """Payload bytes of all packets."""
+        fwd, bwd = self.fwd.payload, self.bwd.payload
+        low = np.where(self.bwd.packets == 0, fwd.low, np.where(self.fwd.packets == 0, bwd.low, np.minimum(fwd.low, bwd.low)))
+        return Samples(self.packets, fwd.total + bwd.total, low, np.maximum(fwd.high, bwd.high), self.spread("payload"))
+
+    @cached_property
+    def active(self) -> Samples:
+        """Lengths of the periods without a gap over 5 s, in us; netseq counts the last one too. One packet has no length."""
+        told = self.flows["active"]
+        n, total, low, high = (integers(told[name]) for name in ("n", "sum", "low", "high"))
+        if not self.faithful:
+            last_us = self.field("last_us") - self.field("active_start_us")
+            more = last_us > 0
+            low = np.where(more & ((n == 0) | (last_us < low)), last_us, low)
+            high = np.where(more & ((n == 0) | (last_us > high)), last_us, high)
+            n, total = n + more, total + np.where(more, last_us, 0)
+        return Samples(n, total, low, high, self.spread("active"))
+
+    @cached_property
+    def idle(self) -> Samples:
+        """Lengths of the gaps over 5 s, in us."""
+        told = self.flows["idle"]
+        n, total, low, high = (integers(told[name]) for name in ("n", "sum", "low", "high"))
+        return Samples(n, total, low, high, self.spread("idle"))
+
+    @cached_property
+    def seconds(self) -> Floats:
+        """Duration in s; 0 where no rate can be told."""
+        return np.asarray(np.maximum(self.duration_us, 0) / 1e6)
+
+    def rate(self, amount: Ints) -> Floats:
+        """Amount a second over both sides: of a flow without duration 0, which CICFlowMeter writes as -1."""
+        if not self.faithful:
+            return ratio(amount, self.seconds)
+        return np.asarray(np.where(self.duration_us == 0, -1.0, ratio(amount, self.duration_us / 1e6)), np.float64)
+
+    @cached_property
+    def subflows(self) -> Ints:
+        """Parts that gaps over 1 s make of the flow: one more than gaps; CICFlowMeter divides by the gaps."""
+        gaps = self.field("long_gaps")
+        return gaps if self.faithful else gaps + 1
+
+    @cached_property
+    def turned(self) -> NDArray[np.bool_]:
+        """(n,) flows whose first packet was sent by the destination."""
+        return np.asarray(self.flows["first_is_bwd"] != 0)
+
+    @cached_property
+    def protocol(self) -> Ints:
+        """IP protocol number; CICFlowMeter knows five."""
+        number = self.field("protocol")
+        return np.where(np.isin(number, NAMED), number, 0) if self.faithful else number
