@@ -36,6 +36,9 @@ Budget = Annotated[float, Meta(gt=0, le=1e6)]
 Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
 
+Close = Literal["both", "first-fin"]
+
+
 class ConfigError(ValueError):
     """The settings cannot be used; `str(error)` is the one line for the user."""
 
@@ -68,6 +71,16 @@ class Flows(Section, frozen=True):
     closed_s: Annotated[Seconds, "seconds after FINs both ways or a RST until the flow ends; stragglers join it"] = 5.0
     attempt_s: Annotated[Seconds, "seconds after an unanswered SYN until the flow ends; Zeek waits as long"] = 5.0
     active_s: Annotated[Seconds, "seconds after which a living flow is cut and continued"] = 120.0
+    close: Annotated[Close, 'what ends a TCP flow: FINs both ways or a RST, or "first-fin", as for CICIDS2017'] = "both"
+
+
+class Statistics(Section, frozen=True):
+    """The columns of CICFlowMeter."""
+
+    rules: Annotated[
+        Literal["netseq", "cicflowmeter"],
+        '"netseq" is what the columns\' names promise; "cicflowmeter" follows that tool to the letter, payload as captured too',
+    ] = "netseq"
 
 
 class Conversations(Section, frozen=True):
@@ -108,10 +121,18 @@ class Settings(Section, frozen=True):
     source: Source = Source()
     decode: Decode = Decode()
     flows: Flows = Flows()
+    statistics: Statistics = Statistics()
     conversations: Conversations = Conversations()
     model: Model = Model()
     detect: Detect = Detect()
     output: Output = Output()
+
+    def applied(self) -> Settings:
+        """These settings with what statistics.rules = "cicflowmeter" asks of the decoder: that tool's payload and layers."""
+        if self.statistics.rules == "netseq":
+            return self
+        decode = msgspec.structs.replace(self.decode, payload="captured", tunnels=("vlan", "ipip"))
+        return msgspec.structs.replace(self, decode=decode)
 
 
 class Setting(NamedTuple):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sensor.flow_states import ESTABLISHED, advance_endpoints
 from sensor.kernels import part
-from sensor.schema import ACK, CWR, ECE, FIN, PSH, RST, SYN, TCP, URG
+from sensor.schema import ACK, CWR, ECE, FIN, PSH, RST, RULE_SELF_FORWARD, SYN, TCP, URG
 
 ACTIVITY_US = 5_000_000
 """CICFlowMeter's activity time-out: a longer silence is idle time."""
@@ -121,7 +121,8 @@ def remember(seen: NDArray[np.uint32], row: np.void, p: np.void, segment: np.uin
 
     The memory is one bounded table for all connections, where a newcomer takes an older segment's place; a retransmission
     of what was overwritten is not counted. Most segments go beyond all that the side has sent so far: those are new for
-    certain, so the table is only written to, which does not wait for memory as reading would.
+    certain, so the table is only written to, which does not wait for memory as reading would. A host that talks to itself may
+    have both ends' numbers on one side (RULE_SELF_FORWARD): there, no number is beyond all.
     """
     side = row["fwd"] if forward else row["bwd"]
     place = np.int64(segment >> U32) & np.int64(len(seen) - 1)
@@ -129,7 +130,7 @@ def remember(seen: NDArray[np.uint32], row: np.void, p: np.void, segment: np.uin
     ahead = np.int32(np.uint32(p["seq"]) - np.uint32(side["highest_seq"]))
     ahead_ack = np.int32(np.uint32(p["ack"]) - np.uint32(side["highest_ack"]))
     beyond = ahead > 0 or (ahead == 0 and ahead_ack > 0)
-    surely_new = beyond or (side["packets"] == 0 and row["continued"] == 0)
+    surely_new = (beyond and row["rules"] & RULE_SELF_FORWARD == 0) or (side["packets"] == 0 and row["continued"] == 0)
     if not surely_new and seen[place] == tag:
         side["retransmissions"] += 1
     if surely_new:

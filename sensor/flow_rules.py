@@ -10,7 +10,19 @@ import numpy as np
 
 from sensor.flow_states import BOTH_FINS, READY, SYN_SENT
 from sensor.kernels import part
-from sensor.schema import END_ACTIVE, END_ICMP, END_REUSED, ICMP, ICMPV6, SYN, TCP, UDP
+from sensor.schema import (
+    END_ACTIVE,
+    END_CLOSED,
+    END_ICMP,
+    END_REUSED,
+    ICMP,
+    ICMPV6,
+    RULE_FIRST_FIN,
+    RULE_SELF_FORWARD,
+    SYN,
+    TCP,
+    UDP,
+)
 
 OPEN, CLOSED, ATTEMPT = range(3)
 """The queues; the time-out of a queue stands in Table.limits at the queue's own number."""
@@ -20,18 +32,23 @@ OPEN, CLOSED, ATTEMPT = range(3)
 def from_source(row: np.void, p: np.void) -> bool:
     """Forward means: sent by the flow's source address; a host that talks to itself is told apart by the port.
 
-    CICFlowMeter never compares ports, so that there all packets of such a flow are forward.
+    CICFlowMeter never compares ports, so that there all packets of such a flow are forward (RULE_SELF_FORWARD).
     """
     if row["src_lo"] != p["src_lo"] or row["src_hi"] != p["src_hi"]:
         return False
-    return bool(row["src_port"] == p["src_port"] or row["src_lo"] != row["dst_lo"] or row["src_hi"] != row["dst_hi"])
+    if row["src_port"] == p["src_port"] or row["src_lo"] != row["dst_lo"] or row["src_hi"] != row["dst_hi"]:
+        return True
+    return bool(row["rules"] & RULE_SELF_FORWARD)
 
 
 @part
 def cut(row: np.void, p: np.void, active_us: np.int64) -> np.int64:
     """Why this packet cannot join the flow (END_*), or 0."""
-    if row["closing"] == READY and p["tcp_flags"] & SYN:
-        return np.int64(END_REUSED)
+    if row["closing"] == READY:
+        if p["tcp_flags"] & SYN:
+            return np.int64(END_REUSED)
+        if row["rules"] & RULE_FIRST_FIN:
+            return np.int64(END_CLOSED)
     if p["ts_us"] - row["first_us"] > active_us:
         return np.int64(END_ACTIVE)
     if (

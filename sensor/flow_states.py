@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from sensor.kernels import part
-from sensor.schema import ACK, FIN, RST, SYN, TCP, UDP
+from sensor.schema import ACK, FIN, RST, RULE_FIRST_FIN, SYN, TCP, UDP
 
 INACTIVE, SYN_SENT, SYN_ACK_SENT, PARTIAL, ESTABLISHED, SHUT, RESET, SHUT_RESET = range(8)
 """Zeek's TCP endpoint states. PARTIAL: met in mid-stream. SHUT_RESET: reset after its FIN; SHUT again if the peer shuts too."""
@@ -101,8 +101,11 @@ def conn_state(row: np.void) -> np.int64:
 
 @part
 def close_progress(row: np.void, flags: np.int64) -> None:
-    """Follow FIN, FIN, ACK or RST to READY: then the next SYN is a new connection."""
-    if flags & FIN:
+    """Follow FIN, FIN, ACK or RST to READY: then the next SYN is a new connection. With RULE_FIRST_FIN, one FIN is enough."""
+    if row["rules"] & RULE_FIRST_FIN:
+        if flags & FIN:
+            row["closing"] = READY
+    elif flags & FIN:
         if row["closing"] == NONE:
             row["closing"] = FIRST_FIN
         if row["closing"] == FIRST_FIN and row["fwd"]["fin"] > 0 and row["bwd"]["fin"] > 0:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sensor import flow_kernel as kernel
 from sensor.flow_index import LINE_BYTES
-from sensor.schema import ENDS, FLOW
+from sensor.schema import ENDS, FLOW, RULE_FIRST_FIN, RULE_SELF_FORWARD
 
 SEGMENTS = 1 << 20  # remembered TCP segments (4 MiB): four for each flow of the default table
 OUT_ROWS = 4096  # ended flows handed over at a time, of 640 bytes each: 2.6 MB
@@ -32,7 +32,9 @@ class FlowTable:
     """Bidirectional flows by the rules of the repaired CICFlowMeter, with the time-outs that a sensor needs.
 
     `idle_s` ends a silent flow, `closed_s` one whose connection was closed, `attempt_s` an unanswered SYN; `active_s` cuts
-    a long flow into rows. `expiry=False` turns the first three off, as CICFlowMeter has none of them. `seed` is for tests.
+    a long flow into rows. `expiry=False` turns the first three off, as CICFlowMeter has none of them. `first_fin` ends a TCP
+    flow at its first FIN and at no RST, as the CICFlowMeter did that CICIDS2017 was made with. `self_forward` counts all
+    packets of a host to itself as forward, as every CICFlowMeter does. `seed` is for tests.
     """
 
     def __init__(
@@ -44,6 +46,8 @@ class FlowTable:
         attempt_s: float = 5.0,
         active_s: float = 120.0,
         expiry: bool = True,
+        first_fin: bool = False,
+        self_forward: bool = False,
         seed: int | None = None,
     ) -> None:
         self.ended: NDArray[np.int64] = np.zeros(len(ENDS), np.int64)
@@ -55,6 +59,8 @@ class FlowTable:
         state[kernel.SEED] = secrets.randbits(62) if seed is None else seed
         state[kernel.DUE_US] = kernel.NEVER
         state[kernel.CLOCK_US] = np.iinfo(np.int64).min // 2
+        blank = np.zeros(1, FLOW)
+        blank["rules"] = RULE_FIRST_FIN * first_fin | RULE_SELF_FORWARD * self_forward
         self._table = kernel.Table(
             rows=_aligned_rows(flows),
             places=np.full(places, -1, np.int64),
@@ -67,7 +73,7 @@ class FlowTable:
             ended=self.ended,
             tags=np.zeros(kernel.BLOCK, np.int64),
             segments=np.zeros(kernel.BLOCK, np.uint64),
-            blank=np.zeros(1, FLOW),
+            blank=blank,
         )
         self._out = np.zeros(OUT_ROWS, FLOW)
 

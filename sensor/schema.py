@@ -144,7 +144,7 @@ FLOW = np.dtype(
         ("continued", "u1"),  # 1: this row continues a connection that the active timeout cut
         ("first_is_bwd", "u1"),
         ("lane", "u1"),  # which queue the live row waits in
-        ("reserved", "u1"),
+        ("rules", "u1"),  # RULE_* bits of its flow table
         ("first_us", "<i8"),
         ("last_us", "<i8"),
         ("gap", GAPS),  # between consecutive packets, either side; a new cache line
@@ -165,6 +165,11 @@ FLOW = np.dtype(
 
 From conn.log only some fields can be filled.
 """
+
+RULE_FIRST_FIN = 1
+"""A TCP flow is over at its first FIN, and a RST ends nothing."""
+RULE_SELF_FORWARD = 2
+"""All packets of a host to itself are forward."""
 
 CONN_STATES = (
     "S0", "S1", "SF", "REJ", "S2", "S3", "RSTO", "RSTR", "RSTOS0", "RSTRH", "SH", "SHR", "OTH",

@@ -151,7 +151,7 @@ def told(flow: Flow) -> Tree:
     }
 
 
-INNER = {"src_state", "dst_state", "conn_state", "closing", "lane", "reserved", "spare", "active_start_us", "highest_seq"} | {
+INNER = {"src_state", "dst_state", "conn_state", "closing", "lane", "rules", "spare", "active_start_us", "highest_seq"} | {
     "highest_ack", "bulk_start_us", "fwd_bulk_last_us", "bwd_bulk_last_us", "bulk_run_bytes", "bulk_run_packets",
 }  # fmt: skip
 """Fields of FLOW that are a live flow's state and no result; and conn_state, whose truth is Zeek."""

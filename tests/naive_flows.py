@@ -96,6 +96,10 @@ class Flow:
     both_fins: bool = False
     ready: bool = False
     end: str = "live"
+    first_fin: bool = False
+    """The first FIN is the end of it, and a RST is not."""
+    self_forward: bool = False
+    """All that a host sends to itself is forward."""
 
     @property
     def first(self) -> Packet:
@@ -108,7 +112,7 @@ class Flow:
     def sent_by_source(self, packet: Packet) -> bool:
         """Forward is what the source's address sent; the port counts only for a host that talks to itself."""
         if self.source[0] == self.destination[0]:
-            return self.source == (packet.src, packet.src_port)
+            return self.self_forward or self.source == (packet.src, packet.src_port)
         return self.source[0] == packet.src
 
     def add(self, packet: Packet, forward: bool) -> None:
@@ -119,7 +123,9 @@ class Flow:
         self.packets.append((forward, packet))
         if self.protocol != TCP or len(self.packets) == 1:
             return  # what the first packet of a row says of a close is counted, and not acted on
-        if packet.flags & FIN:
+        if self.first_fin:
+            self.ready = self.ready or packet.flags & FIN != 0
+        elif packet.flags & FIN:
             self.both_fins = self.both_fins or {way for way, other in self.packets if other.flags & FIN} == {True, False}
         elif packet.flags & RST or (packet.flags & ACK and self.both_fins):
             self.ready = True
@@ -136,12 +142,13 @@ class Flow:
         )
 
 
-def opener(packet: Packet, connection: int) -> Flow:
+def opener(packet: Packet, connection: int, *, first_fin: bool = False, self_forward: bool = False) -> Flow:
     """A new flow: the packet's sender is its source, unless the packet is an answer to a SYN that was not seen."""
     ends = (packet.src, packet.src_port), (packet.dst, packet.dst_port)
     turned = packet.flags & (SYN | ACK) == SYN | ACK
     source, destination = ends[::-1] if turned else ends
     flow = Flow(source, destination, packet.protocol, connection, packet.ts_us, continued=False, seen=set())
+    flow.first_fin, flow.self_forward = first_fin, self_forward
     flow.add(packet, not turned)
     return flow
 
@@ -163,11 +170,15 @@ class NaiveTable:
         attempt_s: float = 5.0,
         active_s: float = 120.0,
         expiry: bool = True,
+        first_fin: bool = False,
+        self_forward: bool = False,
     ) -> None:
         self.limit = flows
         self.wait_us = dict(zip(LANES, (round(s * 1e6) for s in (idle_s, closed_s, attempt_s)), strict=True))
         self.active_us = round(active_s * 1e6)
         self.expiry = expiry
+        self.first_fin = first_fin
+        self.self_forward = self_forward
         self.lanes: dict[str, dict[Key, Flow]] = {lane: {} for lane in LANES}
         """Live flows; each lane in the order in which its flows were last touched, attempts by their start."""
         self.clock_us: int | None = None
@@ -242,6 +253,8 @@ class NaiveTable:
         """Why the packet cannot join the flow that has its key, or nothing."""
         if flow.ready and packet.flags & SYN:
             return "reused"
+        if flow.ready and self.first_fin:
+            return "closed"
         if packet.ts_us - flow.first.ts_us > self.active_us:
             return "active"
         icmp = flow.protocol in (ICMP, ICMPV6)
@@ -255,12 +268,13 @@ class NaiveTable:
         if why != "active" or not (flow.protocol == TCP or talking):
             return self._open(packet)
         row = Flow(flow.source, flow.destination, flow.protocol, flow.connection, flow.began_us, True, flow.seen)
+        row.first_fin, row.self_forward = self.first_fin, self.self_forward
         row.add(packet, row.sent_by_source(packet))
         return row
 
     def _open(self, packet: Packet) -> Flow:
         self.connections += 1
-        return opener(packet, self.connections)
+        return opener(packet, self.connections, first_fin=self.first_fin, self_forward=self.self_forward)
 
     def _seat(self, key: Key, flow: Flow) -> None:
         """Put a flow that was just touched at the end of its lane; an attempt keeps its place."""

@@ -91,6 +91,8 @@ class Limits(TypedDict, total=False):
     closed_s: float
     attempt_s: float
     active_s: float
+    first_fin: bool
+    self_forward: bool
 
 
 limits = st.fixed_dictionaries(
@@ -100,6 +102,8 @@ limits = st.fixed_dictionaries(
         "closed_s": st.sampled_from((0.0, 1.0, 300.0)),
         "attempt_s": st.sampled_from((0.001, 3.0, 300.0)),
         "active_s": st.sampled_from((0.5, 60.0, 10_000.0)),
+        "first_fin": st.booleans(),
+        "self_forward": st.booleans(),
     },
 ).map(lambda chosen: Limits(**chosen))  # type: ignore[typeddict-item]  # the keys are those above
 
