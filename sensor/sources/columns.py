@@ -86,6 +86,10 @@ class Columns:
         self.refuse(wrong, name, "not a number")
         return values
 
+    def floats(self, name: str, read: Callable[[Any], float]) -> NDArray[np.float64]:
+        """(rows,) numbers; NaN where there is none, and where a cell is refused."""
+        return np.array(self._values(name, read, float("nan")), np.float64)
+
     def integers(
         self, name: str, *, default: int, low: int, high: int = _LIMIT, read: Callable[[Any], int] = int
     ) -> NDArray[np.int64]:

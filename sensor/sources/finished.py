@@ -5,18 +5,25 @@ A log knows a dozen figures of a connection, a FLOW row has a hundred: sorting a
 
 netseq's order is the order in which flows end, in training as in replay. Zeek writes almost in that order (a connection is
 logged some seconds to minutes after its last packet, by timeout); logs that were sorted or labelled later are in the order of
-beginning. So every file is sorted by the time of its connections' last packet, and files that overlap are merged.
+beginning. So every file is sorted by the time of its connections' last packet, and files that overlap are merged. Tables
+without times keep their own order, one file after the other.
+
+FinishedSource is what the readers of such files share; `zeek` and `flowcsv` say what is in a file.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sensor.schema import END_LOG, FLOW, FlowBatch
+from sensor.sources.columns import AddressBook
+from sensor.sources.lines import Damages, LineDamage, Paths, list_files, total_bytes
 
 CONN = np.dtype(
     [
@@ -46,7 +53,7 @@ CONN = np.dtype(
 _SAME = ("src_hi", "src_lo", "dst_hi", "dst_lo", "first_us", "last_us", "src_port", "dst_port")
 _SAME_SMALL = ("protocol", "icmp_type", "icmp_code", "conn_state")
 
-BENIGN = ("", "benign", "normal", "-", "(empty)", "none")
+BENIGN = ("", "benign", "normal", "normal traffic", "-", "(empty)", "none")
 UNSURE = ("background", "unknown", "needmanuallabel", "no label", "cic")
 """Spellings of labels that name no attack, in lower case. The second kind does not call the row benign either: traffic that
 nobody judged, and the defaults of flow tools ("CIC", "NeedManualLabel")."""
@@ -57,8 +64,17 @@ class Finished(NamedTuple):
 
     conns: NDArray[np.void]
     """(n,) CONN rows."""
-    uids: NDArray[np.bytes_] | None
+    uids: NDArray[np.bytes_] | None = None
     """(n,) Zeek's uids."""
+    statistics: NDArray[np.float64] | None = None
+    """(n, len(spellings.STATISTICS)) as a table tells them."""
+    timed: bool = True
+    """Whether the file tells times; if not, its order is all there is."""
+
+    def take(self, rows: slice | NDArray[np.int64]) -> Finished:
+        """Some of the connections."""
+        uids = None if self.uids is None else self.uids[rows]
+        return Finished(self.conns[rows], uids, None if self.statistics is None else self.statistics[rows], self.timed)
 
 
 class Labels:
@@ -85,41 +101,48 @@ class Labels:
 
 def in_order(finished: Finished) -> Finished:
     """The same connections in the order of their last packet; those that end together stay in the file's order."""
-    order = np.argsort(finished.conns["last_us"], kind="stable")
-    return Finished(finished.conns[order], None if finished.uids is None else finished.uids[order])
+    last_us = finished.conns["last_us"]
+    if not finished.timed or (last_us[1:] >= last_us[:-1]).all():
+        return finished
+    return finished.take(np.argsort(last_us, kind="stable"))
 
 
 def merged(files: Iterable[Finished]) -> Iterator[Finished]:
     """Merge files that follow one another in time, overlaps included: a row waits while the next file may hold an earlier one.
 
-    Memory is that of the files that overlap. Files must come in the order of their first ending.
+    Memory is that of the files that overlap. Files must come in the order of their first ending; a file without times is
+    handed over when its turn comes.
     """
     waiting: Finished | None = None
     for finished in files:
         if not len(finished.conns):
+            continue
+        if not finished.timed:
+            if waiting is not None:
+                yield waiting
+            yield finished
+            waiting = None
             continue
         if waiting is None:
             waiting = finished
             continue
         ready = int(np.searchsorted(waiting.conns["last_us"], finished.conns["last_us"][0], side="right"))
         if ready:
-            yield _part(waiting, slice(None, ready))
-        rest = _part(waiting, slice(ready, None))
+            yield waiting.take(slice(None, ready))
+        rest = waiting.take(slice(ready, None))
         waiting = in_order(_joined(rest, finished)) if len(rest.conns) else finished
     if waiting is not None:
         yield waiting
 
 
-def _part(finished: Finished, part: slice) -> Finished:
-    return Finished(finished.conns[part], None if finished.uids is None else finished.uids[part])
-
-
 def _joined(first: Finished, second: Finished) -> Finished:
-    uids = None
+    uids = statistics = None
     if first.uids is not None or second.uids is not None:
         empty = [np.zeros(len(one.conns), "S1") if one.uids is None else one.uids for one in (first, second)]
         uids = np.concatenate(empty)
-    return Finished(np.concatenate([first.conns, second.conns]), uids)
+    if first.statistics is not None and second.statistics is not None:
+        statistics = np.concatenate([first.statistics, second.statistics])
+    return Finished(np.concatenate([first.conns, second.conns]), uids, statistics)
 
 
 def batches(finished: Finished, labels: Labels, block_flows: int) -> Iterator[FlowBatch]:
@@ -134,7 +157,8 @@ def batches(finished: Finished, labels: Labels, block_flows: int) -> Iterator[Fl
         if max(places) >= 0:
             known = [*labels.known, ("", "")]  # place -1 is the last one: a file without labels among others
             texts, details = [known[place][0] for place in places], [known[place][1] for place in places]
-        yield FlowBatch(flows_of(conns), uids, texts, details)
+        told = None if finished.statistics is None else finished.statistics[start : start + block_flows].copy()
+        yield FlowBatch(flows_of(conns), uids, texts, details, told)
 
 
 def flows_of(conns: NDArray[np.void]) -> NDArray[np.void]:
@@ -148,3 +172,43 @@ def flows_of(conns: NDArray[np.void]) -> NDArray[np.void]:
         flows[side]["packets"] = conns[f"{prefix}_packets"]
         flows[side]["ip_bytes"] = conns[f"{prefix}_ip_bytes"]
     return flows
+
+
+class FinishedSource(ABC):
+    """Finished connections from files of one kind: the files in order, their flows in the order in which they ended.
+
+    `paths` are files and folders. Iterating yields FlowBatch of up to `block_flows` rows. `refusal` is raised here for a named
+    file that is none of the kind, or when nothing is left to read; `what` is the kind in words. Iterate once.
+    """
+
+    def __init__(self, paths: Paths, block_flows: int, refusal: type[Exception], what: str) -> None:
+        self._block_flows = block_flows
+        self._damages = Damages()
+        self._labels = Labels()
+        self._addresses = AddressBook()
+        self.files, self.skipped_files = list_files(paths, self._begins, refusal, what)
+        """What is read, in this order; and what in the folders is not, with the reason."""
+        self.bytes_total = total_bytes(self.files)
+        self.bytes_done = 0
+
+    @property
+    def damages(self) -> list[LineDamage]:
+        """The first lines that could not be read; filled while iterating."""
+        return self._damages.first
+
+    @property
+    def damage_counts(self) -> dict[str, int]:
+        """All lines that could not be read, by kind."""
+        return dict(self._damages.counts)
+
+    def __iter__(self) -> Iterator[FlowBatch]:
+        for finished in merged(map(self._file, self.files)):
+            yield from batches(finished, self._labels, self._block_flows)
+
+    @abstractmethod
+    def _begins(self, path: Path) -> float:
+        """Seconds by which files are put in order, inf where none can be told; raises the refusal."""
+
+    @abstractmethod
+    def _file(self, path: Path) -> Finished:
+        """One file whole, in order."""

@@ -13,7 +13,6 @@ there). A JSON timestamp without a fraction is milliseconds, as LogAscii::json_t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime
 from itertools import takewhile
 from pathlib import Path
@@ -21,10 +20,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sensor.schema import CONN_STATES, ICMP, ICMPV6, SCTP, TCP, UDP, V4_MAPPED, FlowBatch
-from sensor.sources.columns import AddressBook, Columns
-from sensor.sources.finished import CONN, Finished, Labels, batches, in_order, merged
-from sensor.sources.lines import Damages, LineDamage, LineFile, Paths, head_of, list_files, total_bytes
+from sensor.schema import CONN_STATES, ICMP, ICMPV6, SCTP, TCP, UDP, V4_MAPPED
+from sensor.sources.columns import Columns
+from sensor.sources.finished import CONN, Finished, FinishedSource, in_order
+from sensor.sources.lines import Damages, LineFile, Paths, head_of
 from sensor.sources.zeek_text import Header, read_json, read_tsv, text_of
 
 TIME_LIMIT_S = 9e9
@@ -59,7 +58,7 @@ _PROTOCOL_CODES = _both(_PROTOCOLS)
 _STATE_CODES = _both({name: place for place, name in enumerate(CONN_STATES)})
 
 
-class ConnLogSource:
+class ConnLogSource(FinishedSource):
     """Finished connections from conn.log files, in the order in which they ended.
 
     `paths` are files and folders; every conn.log found is read, the files in the order of their first record's end, each
@@ -68,30 +67,9 @@ class ConnLogSource:
     """
 
     def __init__(self, paths: Paths, *, block_flows: int = 8192) -> None:
-        self._block_flows = block_flows
-        self._damages = Damages()
-        self._labels = Labels()
-        self._addresses = AddressBook()
         self.connections = 0
         """Connections read so far."""
-        self.files, self.skipped_files = list_files(paths, self._first_end, NotAConnLog, "conn.log")
-        """What is read, in this order; and what in the folders is not, with the reason."""
-        self.bytes_total = total_bytes(self.files)
-        self.bytes_done = 0
-
-    @property
-    def damages(self) -> list[LineDamage]:
-        """The first lines that could not be read; filled while iterating."""
-        return self._damages.first
-
-    @property
-    def damage_counts(self) -> dict[str, int]:
-        """All lines that could not be read, by kind."""
-        return dict(self._damages.counts)
-
-    def __iter__(self) -> Iterator[FlowBatch]:
-        for finished in merged(map(self._file, self.files)):
-            yield from batches(finished, self._labels, self._block_flows)
+        super().__init__(paths, block_flows, NotAConnLog, "conn.log")
 
     def _file(self, path: Path) -> Finished:
         """One file whole, in order."""
@@ -103,13 +81,13 @@ class ConnLogSource:
             parts.append(self._connections(columns, numbers, str(path), self._damages))
             self.bytes_done = before + lines.bytes_read
         if not parts:
-            return Finished(np.empty(0, CONN), None)
+            return Finished(np.empty(0, CONN))
         conns = np.concatenate([part.conns for part in parts])
         self.connections += len(conns)
         uids = np.concatenate([part.uids for part in parts if part.uids is not None])
         return in_order(Finished(conns, uids))
 
-    def _first_end(self, path: Path) -> float:
+    def _begins(self, path: Path) -> float:
         """When the first connection of a conn.log ended, to put files in order; NotAConnLog for a file that is none."""
         head = b"\n".join(head_of(path).split(b"\n")[:HEAD_LINES]).lstrip()
         if not head:
