@@ -25,6 +25,7 @@ class Assembly:
     """
 
     def __init__(self, settings: Settings, *, expiry: bool = True) -> None:
+        settings = settings.applied()
         flows = settings.flows
         self.decoder = Decoder(
             tunnels=settings.decode.tunnels, fragments=settings.decode.fragments, payload=settings.decode.payload
@@ -36,6 +37,8 @@ class Assembly:
             attempt_s=flows.attempt_s,
             active_s=flows.active_s,
             expiry=expiry,
+            first_fin=flows.close == "first-fin",
+            self_forward=settings.statistics.rules == "cicflowmeter",
         )
         self._batch_flows = settings.model.batch_flows
         self._rows = np.empty(0, FLOW)
