@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS: tuple[dict[str, set[str]], ...] = (
-    {"schema": {"schema", "kernels", "addresses", "spellings", "address_text"}},
+    {"schema": {"schema", "kernels", "addresses", "spellings", "address_text", "number_text", "row_text"}},
     {"decode": {"decode"}},
     {"flows": {"flows", "flow"}},
     {"statistics": {"statistics"}, "words": {"words", "vocabulary"}},
