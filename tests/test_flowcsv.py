@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sensor.schema import CONN_STATES, FlowBatch
-from sensor.sources.flowcsv import ALIASES, FlowCsvSource, NotAFlowTable
+from sensor.sources.flowcsv import FlowCsvSource, NotAFlowTable
+from sensor.spellings import HEADERS, SPELLINGS, named
 
 OLD = {
     "src": "Source IP", "src_port": " Source Port", "dst": " Destination IP", "dst_port": " Destination Port",
@@ -77,9 +78,14 @@ def test_every_spelling_of_the_header_gives_the_same_figures(tmp_path: Path, hea
     assert [(row[side]["packets"], row[side]["payload"]["sum"]) for side in ("fwd", "bwd")] == [(5, 100), (6, 2000)]
 
 
-def test_no_spelling_stands_for_two_columns() -> None:
-    spellings = [spelling for spellings in ALIASES.values() for spelling in spellings]
-    assert len(spellings) == len(set(spellings))
+@pytest.mark.parametrize("layout", sorted(HEADERS))
+def test_every_text_of_a_layout_is_known_by_its_column(layout: str) -> None:
+    assert [(text, named(text)) for text, _ in HEADERS[layout]] == [*HEADERS[layout]]
+
+
+def test_no_other_spelling_stands_for_two_columns() -> None:
+    others = [(text, spelling.name) for spelling in SPELLINGS for text in spelling.others]
+    assert [(text, named(text)) for text, _ in others] == others
 
 
 @pytest.mark.parametrize(
@@ -94,6 +100,8 @@ def test_no_spelling_stands_for_two_columns() -> None:
         ("2017-07-05 08:55:58.021140", START_US + 21_140),
         ("2017-07-05 08:55:58.021", START_US + 21_000),
         ("05/07/2017 20:55:58", START_US + 12 * 3_600_000_000),
+        ("2017-07-05T08:55:58.021140Z", START_US + 21_140),
+        ("2017-07-05T10:55:58+02:00", START_US),
     ],
 )
 def test_every_form_of_time_is_read(tmp_path: Path, text: str, us: int) -> None:
@@ -113,6 +121,14 @@ def test_afternoons_are_found_by_the_order_of_rows(tmp_path: Path) -> None:
 
 def test_a_new_day_begins_in_the_morning_again(tmp_path: Path) -> None:
     assert hours(tmp_path, "05/02/2018 10:00:00", "05/02/2018 02:00:00", "06/02/2018 09:00:00") == [10, 14, 9]
+
+
+def test_on_the_days_of_cicids2017_an_hour_before_eight_is_of_the_afternoon(tmp_path: Path) -> None:
+    assert hours(tmp_path, "7/7/2017 3:30", "7/7/2017 12:05", "7/7/2017 8:59") == [15, 12, 8]
+    table(tmp_path, {"timestamp": "7/7/2017 3:30"}, name="afternoon.csv")
+    table(tmp_path, {"timestamp": "7/7/2017 9:02"}, name="morning.csv")
+    source = FlowCsvSource([tmp_path / "afternoon.csv", tmp_path / "morning.csv"])
+    assert [path.name for path in source.files] == ["morning.csv", "afternoon.csv"]
 
 
 def test_small_steps_back_are_no_afternoon(tmp_path: Path) -> None:
@@ -223,7 +239,7 @@ def test_a_broken_row_is_named_and_the_others_are_read(tmp_path: Path) -> None:
     assert len(rows) == 1
     assert sorted(damage.line for damage in source.damages) == list(range(3, 11))
     reasons = {damage.line: damage.reason for damage in source.damages}
-    assert reasons[3] == "src is '1261': not an address"
+    assert reasons[3] == "Src IP is '1261': not an address"
     assert reasons[10] == "3 columns where the header names 21"
     assert sum(source.damage_counts.values()) == len(broken) + 1
 
@@ -247,6 +263,7 @@ def test_a_value_without_a_name_before_the_label_is_allowed(tmp_path: Path) -> N
         ("CIC", "", "CIC"),
         ("No Label", "", "No Label"),
         ("DDoS", "DDoS", ""),
+        ("Normal Traffic", "", ""),
         ("Web Attack – XSS", "Web Attack – XSS", ""),
     ],
 )
@@ -258,9 +275,9 @@ def test_labels_are_read_and_benign_ones_are_empty(tmp_path: Path, spelled: str,
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("", "no column for src"),
-        ("Destination Port,Flow Duration\n80,3\n", "no column for src, src_port, dst, protocol"),
-        ("\x00\x01", "no column for src"),
+        ("", "no column for Src IP, "),
+        ("Destination Port,Flow Duration\n80,3\n", "no column for Src IP, Dst IP, Timestamp, Src Port, Protocol, Bwd Header"),
+        ("\x00\x01", "no column for Src IP, "),
     ],
 )
 def test_a_table_without_hosts_and_times_is_refused_in_one_line(tmp_path: Path, content: str, says: str) -> None:

@@ -2,9 +2,7 @@
 
 - A TCP flow ends at a FIN, and what comes after (the other FIN, the last ACKs) becomes a row of its own, often turned
   round. Such a tail joins the row before it. Forks that write "Fwd RST Flags" do not need this.
-- Times before 2019 are of a 12-hour clock without AM and PM. Rows come nearly in order, so a time that jumps back by
-  hours within a day is of the afternoon.
-- Those versions look at the flags of a flow's first packet only, and write them under shuffled names.
+- Versions before 2019 look at the flags of a flow's first packet only, and write them under shuffled names.
 
 So conn_state is a reading: by exact counts where the version has them; else by SYN or no SYN, answered or not, refused when
 the one answer is a bare header, closed when the flow ended before the tool's 120 s. A close by RST cannot be told there.
@@ -27,8 +25,6 @@ CUT_US = 119_000_000
 """A row that lasts longer was cut by the tool's 120 s, not by a FIN."""
 TAIL_US = 6_000_000
 """A tail begins at most this long after the row it belongs to: netseq's 5 s after a close, and 1 s of the stamps' rounding."""
-HALF_DAY_US, DAY_US = 43_200_000_000, 86_400_000_000
-
 WELL_KNOWN = 1024
 _SIDES = (
     ("src_hi", "dst_hi"),
@@ -41,25 +37,6 @@ _SIDES = (
 FLAGS = ("syn", "ack", "fin", "rst")
 SEEN = np.dtype([*((name, "<i8") for name in FLAGS), ("sent_rst", "<i8"), ("received_header", "<i8")])
 """What a row tells of TCP's flags (sent_rst is -1 where the version does not say) and of the answers' header bytes."""
-
-
-def find_afternoons(conns: NDArray[np.void]) -> None:
-    """Add twelve hours where the file's order says so, unless some hour shows that the clock has twenty-four."""
-    stamps = conns["first_us"]
-    if (stamps % DAY_US >= 13 * HALF_DAY_US // 12).any() or (stamps % DAY_US < HALF_DAY_US // 12).any():
-        return
-    stamps = stamps - np.where(stamps % DAY_US >= HALF_DAY_US, HALF_DAY_US, 0)  # on such a clock 12 is the hour 0
-    shifted, shift, high = [], 0, 0
-    for stamp in stamps.tolist():
-        if stamp // DAY_US != high // DAY_US:
-            shift = 0
-        if stamp + shift < high - HALF_DAY_US // 2 and stamp // DAY_US == high // DAY_US:
-            shift = HALF_DAY_US
-        shifted.append(stamp + shift)
-        high = max(high, stamp + shift)
-    moved = np.array(shifted, np.int64) - conns["first_us"]
-    conns["first_us"] += moved
-    conns["last_us"] += moved
 
 
 def turn_answers(conns: NDArray[np.void], seen: NDArray[np.void]) -> None:

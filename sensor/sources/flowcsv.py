@@ -1,222 +1,286 @@
-"""CICFlowMeter's CSV files (those with hosts and times in them) to FLOW rows, as far as words need them.
+"""Tables of flows in CSV to FLOW rows, and, where wanted, to statistics: CICFlowMeter's and those that follow its columns.
 
-Header spellings differ from version to version; ALIASES has them all. What the rows say is then put right by
-`cicflowmeter`, which knows the tool's habits. A row that cannot be read is counted with its reason; a file without hosts
-and times (the MachineLearningCVE form of CICIDS2017) is refused with one line.
+Read for words, rows become what the traffic was: the tool's habits are undone by `cicflowmeter`. That needs hosts and times.
+Read for statistics, a row stays a row as it is in the file, and any table with LEAST statistics will do; columns are found by
+their names in any spelling (`spellings`), and `mending` puts right what is certainly wrong. What the columns of a file mean
+otherwise than netseq's is told by `editions`.
+
+A row that cannot be read is counted with its reason; a file that is no such table is refused with one line.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sensor.schema import FlowBatch
-from sensor.sources.cicflowmeter import DAY_US, FLAGS, SEEN, SHUFFLED, find_afternoons, join_tails, states, turn_answers
+from sensor.schema import CONN_STATES, V4_MAPPED
+from sensor.sources.cicflowmeter import FLAGS, SEEN, SHUFFLED, join_tails, states, turn_answers
+from sensor.sources.clock import CICIDS2017_US, DAY_US, Clock, afternoons, is_bare
 from sensor.sources.columns import AddressBook, Columns
-from sensor.sources.finished import CONN, Finished, Labels, batches, in_order, merged
-from sensor.sources.lines import Damages, LineDamage, LineFile, Paths, head_of, list_files, total_bytes
+from sensor.sources.editions import Edition, confirmed, edition_of
+from sensor.sources.finished import CONN, Finished, FinishedSource, in_order
+from sensor.sources.flow_rows import Header, Rows, Table, header_of, label_text, matrix_of
+from sensor.sources.lines import LineFile, Paths, head_of
+from sensor.sources.mending import INFINITE, mend
+from sensor.spellings import STATISTICS
 
-ALIASES = {
-    "src": ("srcip", "sourceip"),
-    "src_port": ("srcport", "sourceport"),
-    "dst": ("dstip", "destinationip"),
-    "dst_port": ("dstport", "destinationport"),
-    "protocol": ("protocol",),
-    "timestamp": ("timestamp",),
-    "duration": ("flowduration",),
-    "sent_packets": ("totalfwdpacket", "totalfwdpackets", "totfwdpkts"),
-    "received_packets": ("totalbwdpackets", "totalbackwardpackets", "totbwdpkts"),
-    "sent_bytes": ("totallengthoffwdpacket", "totallengthoffwdpackets", "totlenfwdpkts"),
-    "received_bytes": ("totallengthofbwdpacket", "totallengthofbwdpackets", "totlenbwdpkts"),
-    "received_header": ("bwdheaderlength", "bwdheaderlen"),
-    "fin": ("finflagcount", "finflagcnt"),
-    "syn": ("synflagcount", "synflagcnt"),
-    "rst": ("rstflagcount", "rstflagcnt"),
-    "psh": ("pshflagcount", "pshflagcnt"),
-    "ack": ("ackflagcount", "ackflagcnt"),
-    "urg": ("urgflagcount", "urgflagcnt"),
-    "cwr": ("cwrflagcount", "cwrflagcnt"),
-    "cwe": ("cweflagcount",),
-    "sent_rst": ("fwdrstflags",),
-    "icmp_type": ("icmptype",),
-    "icmp_code": ("icmpcode",),
-    "label": ("label",),
+HOSTS = ("Src IP", "Dst IP")
+TOTALS = {
+    "sent_packets": "Total Fwd Packet",
+    "received_packets": "Total Bwd packets",
+    "sent_bytes": "Total Length of Fwd Packet",
+    "received_bytes": "Total Length of Bwd Packet",
+    "sent_ip_bytes": "Fwd IP Bytes",
+    "received_ip_bytes": "Bwd IP Bytes",
 }
-"""Our name of a column: its spellings, in lower case without blanks and signs."""
-NAMES = {spelling: name for name, spellings in ALIASES.items() for spelling in spellings}
-OPTIONAL = {"cwr", "cwe", "sent_rst", "icmp_type", "icmp_code", "label"}
+COUNTED = {name: f"{name.upper()} Flag Count" for name in SHUFFLED}
+BY_SIDE = ("Fwd RST Flags", "Fwd PSH Flags", "Fwd URG Flags")
+FOR_WORDS = (
+    *("Src Port", "Dst Port", "Protocol", "Flow Duration", "Bwd Header Length", "ICMP Type", "ICMP Code"),
+    *TOTALS.values(),
+    *COUNTED.values(),
+    *BY_SIDE,
+)
+"""The numbers that words need, or that tell what the others mean."""
+OPTIONAL = {"Fwd IP Bytes", "Bwd IP Bytes", "CWR Flag Count", "ECE Flag Count", *BY_SIDE, "ICMP Type", "ICMP Code"}
+NEEDED = tuple(name for name in (*HOSTS, "Timestamp", *FOR_WORDS) if name not in OPTIONAL)
+LEAST = 10
+"""Statistics that make a file a table of flows."""
 
 NO_PROTOCOL = 255
 """For the tool's protocol 0, which stands for whatever has no ports."""
 ARP_HOSTS = (0xFFFF_0806_0001, 0xFFFF_0800_0604)
 """8.6.0.1 and 8.0.6.4: an ARP header that the tool reads as IPv4."""
+LONGEST = 1 << 53
+"""Larger numbers of a column are no whole numbers any more."""
+_STATE_CODES = {name: place for place, name in enumerate(CONN_STATES)}
+_LAYOUTS = "CICFlowMeter, its Python port, CICIDS2017, CSE-CIC-IDS2018, netseq-flows"
 
 
 class NotAFlowTable(Exception):  # noqa: N818  # reads as the sentence it is, like the other refusals
-    """A file that is no CICFlowMeter CSV with hosts and times; str() is the one line for the user."""
+    """A file that is no table of flows, or lacks what is wanted of it; str() is the one line for the user."""
 
 
-class FlowCsvSource:
-    """Finished flows from CICFlowMeter CSVs, in the order in which they ended; used like `zeek.ConnLogSource`."""
+class _Codes(AddressBook):
+    """Addresses, and whole numbers in their place: IPv4 written as one number, as tables have it whose hosts are codes."""
 
-    def __init__(self, paths: Paths, *, block_flows: int = 8192) -> None:
-        self._block_flows = block_flows
-        self._damages = Damages()
-        self._labels = Labels()
-        self._addresses = AddressBook()
+    def __missing__(self, text: bytes | str) -> bytes:
+        number = str(text).removesuffix(".0")
+        if number.isdecimal() and number.isascii() and int(number) < 1 << 32:
+            self[text] = packed = (V4_MAPPED + int(number)).to_bytes(16)
+            return packed
+        return super().__missing__(text)
+
+
+class FlowCsvSource(FinishedSource):
+    """Finished flows from tables of flows, in the order in which they ended; used like `zeek.ConnLogSource`.
+
+    With `statistics` no row is joined, turned or left out, FlowBatch.statistics is (n, len(spellings.STATISTICS)), NaN where
+    the table does not tell, and hosts and times may be lacking: hosts are then "::", flows begin at 0, and rows keep the
+    file's order.
+    """
+
+    def __init__(self, paths: Paths, *, block_flows: int = 8192, statistics: bool = False) -> None:
         self.flows = 0
+        """Rows handed over so far."""
         self.joined = 0
         """Rows that were the tail of another."""
         self.arp_rows = 0
         """Rows left out because they are ARP, which the tool takes for IPv4."""
-        self.files, self.skipped_files = list_files(paths, _first_begin, NotAFlowTable, "CICFlowMeter table")
-        """What is read, in this order; and what in the folders is not, with the reason."""
-        self.bytes_total = total_bytes(self.files)
-        self.bytes_done = 0
+        self.editions: dict[Path, Edition] = {}
+        """By which program each file was made, as far as it can be told; filled while iterating."""
+        self._statistics = statistics
+        self._names = STATISTICS if statistics else FOR_WORDS
+        self._mended: Counter[str] = Counter()
+        super().__init__(paths, block_flows, NotAFlowTable, "table of flows" if statistics else "CICFlowMeter table")
+        if statistics:
+            self._addresses = _Codes()
 
     @property
-    def damages(self) -> list[LineDamage]:
-        """The first rows that could not be read; filled while iterating."""
-        return self._damages.first
+    def mended(self) -> dict[str, int]:
+        """Cells put right, by reason (see `mending`); with `statistics` only. Filled while iterating."""
+        return dict(self._mended)
 
     @property
-    def damage_counts(self) -> dict[str, int]:
-        """All rows that could not be read, by kind."""
-        return dict(self._damages.counts)
+    def infinities(self) -> int:
+        """Infinite cells that are now unknown."""
+        return self._mended[INFINITE]
 
-    def __iter__(self) -> Iterator[FlowBatch]:
-        for finished in merged(map(self._file, self.files)):
-            yield from batches(finished, self._labels, self._block_flows)
+    @property
+    def otherwise(self) -> frozenset[str]:
+        """Columns whose values in some file read so far follow other rules than netseq's."""
+        return frozenset().union(*(edition.otherwise for edition in self.editions.values()))
+
+    def _header(self, path: Path, head: bytes) -> Header:
+        """The columns of a file; NotAFlowTable where a needed one is missing."""
+        header = header_of(head)
+        if self._statistics:
+            if len(header.known) < LEAST:
+                few = f"its first line names {len(header.known)} statistics of flows, {LEAST} are the least"
+                raise NotAFlowTable(f"{path} is no table of flows: {few} (read are the columns of {_LAYOUTS})")
+            return header
+        lacking = ", ".join(name for name in NEEDED if name not in header.places)
+        if lacking:
+            raise NotAFlowTable(f"{path} is no CICFlowMeter table with hosts and times: it has no column for {lacking}")
+        return header
+
+    def _begins(self, path: Path) -> float:
+        """When the first readable row of a table began; inf for one without times."""
+        head = head_of(path)
+        place = self._header(path, head).places.get("Timestamp")
+        clock = Clock(numbers=self._statistics)
+        if place is None:
+            return float("inf")
+        for line in head.decode("utf-8", "backslashreplace").split("\n")[1:]:
+            try:
+                cell = line.split(",")[place]
+                begins_s = clock[cell]
+            except (ValueError, IndexError):
+                continue
+            stamp = np.array([round(begins_s * 1e6)])
+            of_known_days = CICIDS2017_US[0] <= stamp[0] < CICIDS2017_US[1]
+            return begins_s + (int(afternoons(stamp)[0]) / 1e6 if is_bare(cell) and of_known_days else 0)
+        return float("inf")
 
     def _file(self, path: Path) -> Finished:
         """One file whole, in order."""
-        lines, before, header = LineFile(path, self._damages), self.bytes_done, _header(path, head_of(path))
-        first_only = "cwe" in header
-        twelve = False
-        parts: list[tuple[NDArray[np.void], NDArray[np.void]]] = []
-        for columns, numbers in _tables(lines, header, self._damages):
-            twelve = twelve or _is_bare(columns.cells["timestamp"][0])
-            parts.append(self._rows(columns, numbers, str(path), first_only))
+        lines, before, header = LineFile(path, self._damages), self.bytes_done, self._header(path, head_of(path))
+        clock, bare = Clock(numbers=self._statistics), False
+        parts: list[tuple[NDArray[np.void], NDArray[np.float64]]] = []
+        for block in Table(lines, header, self._damages, lenient=not self._statistics).blocks():
+            bare = bare or is_bare(block.columns.cells.get("Timestamp", [""])[0])
+            parts.append(self._rows(block, header, clock, str(path)))
             self.bytes_done = before + lines.bytes_read
         if not parts:
-            return Finished(np.empty(0, CONN), None)
-        conns, seen = (np.concatenate(pieces) for pieces in zip(*parts, strict=True))
-        if twelve:
-            find_afternoons(conns)
-        if "sent_rst" not in header:
-            whole = join_tails(conns, seen, first_only)
+            parts.append((np.empty(0, CONN), np.empty((0, len(self._names)))))
+        conns, numbers = (np.concatenate(pieces) for pieces in zip(*parts, strict=True))
+        parts.clear()
+        edition = confirmed(edition_of(header.texts), lambda name: self._column(numbers, name))
+        self.editions[path] = edition
+        finished = self._statistics_of if self._statistics else self._flows_of
+        return finished(conns, numbers, header, edition, bare)
+
+    def _flows_of(
+        self, conns: NDArray[np.void], numbers: NDArray[np.float64], header: Header, edition: Edition, bare: bool
+    ) -> Finished:
+        """The rows of a file as flows: turned, joined and with a conn_state."""
+        seen = self._seen(numbers, edition)
+        if edition.first_only:
+            turn_answers(conns, seen)
+        _set_times(conns, self._column(numbers, "Flow Duration"), bare)
+        if "Fwd RST Flags" not in header.places:
+            whole = join_tails(conns, seen, edition.first_only)
             self.joined += len(conns) - len(whole)
             conns, seen = conns[whole], seen[whole]
-        conns["conn_state"] = states(conns, seen, first_only)
+        if "Connection State" not in header.places:
+            conns["conn_state"] = states(conns, seen, edition.first_only)
         self.flows += len(conns)
-        return in_order(Finished(conns, None))
+        return in_order(Finished(conns))
 
-    def _rows(
-        self, columns: Columns, lines: NDArray[np.int64], path: str, first_only: bool
-    ) -> tuple[NDArray[np.void], NDArray[np.void]]:
-        """CONN and SEEN rows of a block, in the file's order, without the rows that cannot be read."""
-        conns, seen = np.zeros(columns.rows, CONN), np.zeros(columns.rows, SEEN)
-        conns["src_hi"], conns["src_lo"] = columns.addresses("src", self._addresses).T
-        conns["dst_hi"], conns["dst_lo"] = columns.addresses("dst", self._addresses).T
-        arp = np.isin(conns["src_lo"], ARP_HOSTS) & np.isin(conns["dst_lo"], ARP_HOSTS)
-        conns["first_us"] = columns.microseconds("timestamp", _clock_s, default=float("nan"), limit_s=9e9)
-        lasting_us = columns.integers("duration", default=0, low=-DAY_US, high=DAY_US, read=_whole)
-        conns["last_us"] = conns["first_us"] + np.maximum(lasting_us, 0)
-        for name in ("sent_packets", "received_packets", "sent_bytes", "received_bytes"):
-            conns[name] = columns.integers(name, default=0, low=0, read=_whole)
-        protocol = columns.integers("protocol", default=0, low=0, high=255, read=_whole)
-        conns["protocol"] = np.where(protocol > 0, protocol, NO_PROTOCOL)
-        for name in ("src_port", "dst_port"):
-            conns[name] = columns.integers(name, default=0, low=0, high=65_535, read=_whole) & 65_535
-        for name in ("icmp_type", "icmp_code"):
-            conns[name] = np.maximum(columns.integers(name, default=-1, low=-1, high=255, read=_whole), 0)
+    def _statistics_of(
+        self, conns: NDArray[np.void], numbers: NDArray[np.float64], header: Header, edition: Edition, bare: bool
+    ) -> Finished:
+        """The rows of a file as they are, with the statistics put right."""
+        if "Connection State" not in header.places:
+            conns["conn_state"] = states(conns, self._seen(numbers, edition), edition.first_only)
+        self._mended += mend(numbers, edition, header.places)
+        _set_times(conns, self._column(numbers, "Flow Duration"), bare)
+        self.flows += len(conns)
+        return in_order(Finished(conns, statistics=numbers, timed="Timestamp" in header.places))
+
+    def _column(self, numbers: NDArray[np.float64], name: str) -> NDArray[np.float64]:
+        """(rows,) numbers of one column, NaN where it was not asked for."""
+        if name not in self._names:
+            return np.full(len(numbers), np.nan)
+        return np.asarray(numbers[:, self._names.index(name)])
+
+    def _seen(self, numbers: NDArray[np.float64], edition: Edition) -> NDArray[np.void]:
+        """(rows,) SEEN: the flags under their right names."""
+        seen = np.zeros(len(numbers), SEEN)
         for name in FLAGS:
-            seen[name] = columns.integers(SHUFFLED[name] if first_only else name, default=0, low=0, read=_whole)
-        seen["sent_rst"] = columns.integers("sent_rst", default=-1, low=-1, read=_whole)
-        seen["received_header"] = columns.integers("received_header", default=0, low=-(1 << 40), read=_whole)  # -1 occurs
-        conns["label"] = [self._labels.place(text, "") for text in columns.cells.get("label", [""] * columns.rows)]
-        if first_only:
-            turn_answers(conns, seen)
-        good = columns.good(self._damages, path, lines)
-        self.arp_rows += int((good & arp).sum())
-        keep = good & ~arp
-        return conns[keep], seen[keep]
+            place = COUNTED["cwr" if SHUFFLED[name] == "cwe" else SHUFFLED[name]] if edition.first_only else COUNTED[name]
+            seen[name] = _told(self._column(numbers, place), 0)
+        seen["sent_rst"] = _told(self._column(numbers, "Fwd RST Flags"), -1)
+        seen["received_header"] = _told(self._column(numbers, "Bwd Header Length"), 0)
+        return seen
+
+    def _rows(self, block: Rows, header: Header, clock: Clock, path: str) -> tuple[NDArray[np.void], NDArray[np.float64]]:
+        """CONN rows of a block and their numbers, in the file's order, without the rows that cannot be read.
+
+        `last_us` waits for the whole file (`_set_times`), and so do flags and conn_state.
+        """
+        columns, conns = block.columns, np.zeros(block.columns.rows, CONN)
+        numbers = matrix_of(block, header.places, self._names)
+        for end, name in (("src", "Src IP"), ("dst", "Dst IP")):
+            if name in header.places:
+                conns[f"{end}_hi"], conns[f"{end}_lo"] = columns.addresses(name, self._addresses).T
+        if "Timestamp" in header.places:
+            conns["first_us"] = columns.microseconds("Timestamp", clock.__getitem__, default=float("nan"), limit_s=9e9)
+        whole = _Whole(columns, numbers, self._names, header, strict=not self._statistics)
+        for field, name in TOTALS.items():
+            conns[field] = whole.of(name)
+        protocol = whole.of("Protocol", high=255)
+        conns["protocol"] = np.where(protocol > 0, protocol, NO_PROTOCOL)
+        conns["src_port"], conns["dst_port"] = whole.of("Src Port", high=65_535), whole.of("Dst Port", high=65_535)
+        for field, name in (("icmp_type", "ICMP Type"), ("icmp_code", "ICMP Code")):
+            conns[field] = np.maximum(whole.of(name, low=-1, high=255), 0)
+        conns["conn_state"] = columns.codes("Connection State", _STATE_CODES, CONN_STATES.index("OTH"))
+        self._place_labels(columns, conns)
+        if not self._statistics:
+            whole.of("Flow Duration", low=-DAY_US, high=DAY_US)
+            whole.of("Bwd Header Length", low=-(1 << 40))  # -1 a packet occurs
+            for name in (*COUNTED.values(), *BY_SIDE):
+                whole.of(name)
+        good = columns.good(self._damages, path, block.numbers)
+        if not self._statistics:
+            arp = np.isin(conns["src_lo"], ARP_HOSTS) & np.isin(conns["dst_lo"], ARP_HOSTS)
+            self.arp_rows += int((good & arp).sum())
+            good &= ~arp
+        return conns[good], numbers[good]
+
+    def _place_labels(self, columns: Columns, conns: NDArray[np.void]) -> None:
+        texts = columns.cells.get("Label", [""] * columns.rows)
+        places = {text: self._labels.place(label_text(text), "") for text in dict.fromkeys(texts)}
+        conns["label"] = [places[text] for text in texts]
 
 
-def _header(path: Path, head: bytes) -> dict[str, int]:
-    """Our column names with their places; NotAFlowTable where a needed one is missing."""
-    first = head.decode("utf-8-sig", "replace").partition("\n")[0]
-    spelled = [re.sub(r"[^a-z0-9]", "", name.lower()) for name in first.split(",")]
-    header = {NAMES[name]: place for place, name in reversed(list(enumerate(spelled))) if name in NAMES}
-    lacking = [name for name in ALIASES if name not in header and name not in OPTIONAL]
-    if lacking:
-        raise NotAFlowTable(f"{path} is no CICFlowMeter table with hosts and times: it has no column for {', '.join(lacking)}")
-    return header | {"": len(spelled)}
+class _Whole:
+    """Counts of a block's rows as whole numbers. `strict`: a cell that is none makes its row a damaged one."""
+
+    def __init__(
+        self, columns: Columns, numbers: NDArray[np.float64], names: tuple[str, ...], header: Header, *, strict: bool
+    ) -> None:
+        self._columns = columns
+        self._numbers = numbers
+        self._names = names
+        self._header = header
+        self._strict = strict
+
+    def of(self, name: str, low: int = 0, high: int = 1 << 62) -> NDArray[np.int64]:
+        """(rows,) of one column; 0 where the table does not tell. What lies outside low to high is refused."""
+        if name not in self._header.places:
+            return np.zeros(self._columns.rows, np.int64)
+        values = self._numbers[:, self._names.index(name)]
+        unknown = ~np.isfinite(values)
+        values = np.where(unknown, 0, values)
+        if self._strict:
+            self._columns.refuse(unknown | (values % 1 != 0), name, "not a whole number")
+        self._columns.refuse(~unknown & ((values < low) | (values > high)), name, f"not from {low} to {high}")
+        whole = np.rint(np.clip(values, low, min(high, LONGEST)))
+        return np.asarray(whole, dtype=np.int64)
 
 
-def _first_begin(path: Path) -> float:
-    """When the first readable row of a flow table began, to put files in order; NotAFlowTable for other files."""
-    head = head_of(path)
-    place = _header(path, head)["timestamp"]
-    for line in head.decode("utf-8", "backslashreplace").split("\n")[1:]:
-        try:
-            return _clock_s(line.split(",")[place])
-        except (ValueError, IndexError):
-            continue
-    return float("inf")
+def _set_times(conns: NDArray[np.void], lasting_us: NDArray[np.float64], bare: bool) -> None:
+    """Put times in the afternoon where they are, and say when flows ended, in place."""
+    if bare:
+        conns["first_us"] += afternoons(conns["first_us"])
+    conns["last_us"] = conns["first_us"] + np.maximum(_told(lasting_us, 0), 0)
 
 
-def _tables(lines: LineFile, header: dict[str, int], damages: Damages) -> Iterator[tuple[Columns, NDArray[np.int64]]]:
-    """Columns of each block with their line numbers. In one version rows have a value more than names, before the last."""
-    width = header[""]
-    used = {name: place for name, place in header.items() if name and name != "label"}
-    for first, block in lines.blocks():
-        rows, numbers = [], []
-        for number, line in enumerate(block.decode("utf-8", "backslashreplace").split("\n"), first):
-            row = line.split(",")  # the tool never quotes, and a stray quote must not swallow the lines after it
-            if number == 1 or not line:
-                continue
-            if len(row) not in (width, width + 1):
-                damages.add("columns", str(lines.path), number, f"{len(row)} columns where the header names {width}")
-                continue
-            rows.append(row)
-            numbers.append(number)
-        if rows:
-            cells: dict[str, list[str]] = {name: [row[place] for row in rows] for name, place in used.items()}
-            if "label" in header:
-                cells["label"] = [row[header["label"] - width] for row in rows]
-            yield Columns(cells, len(rows), None), np.array(numbers, np.int64)
-
-
-def _whole(cell: str) -> int:
-    """Counts are written as doubles by some versions: "31.0", "1.5E7"."""
-    number = float(cell)
-    if not number.is_integer():
-        raise ValueError(cell)
-    return int(number)
-
-
-_SLASHED = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4}) (\d{1,2}):(\d{2})(?::(\d{2}))?(?: ([AP])M)?")
-"""Day first, as all versions write it that use slashes."""
-
-
-def _is_bare(cell: str) -> bool:
-    """Whether a time is of the form whose clock has twelve hours and no AM or PM."""
-    time = _SLASHED.fullmatch(cell.strip())
-    return time is not None and time[7] is None
-
-
-def _clock_s(cell: str) -> float:
-    """Seconds since the epoch; the tool's local time zone is not written, so it is taken for UTC."""
-    time = _SLASHED.fullmatch(cell.strip())
-    if time is None:
-        return datetime.fromisoformat(cell.strip()).replace(tzinfo=UTC).timestamp()
-    day, month, year, hour, minute, second = (int(part or 0) for part in time.groups()[:6])
-    if time[7]:
-        hour = hour % 12 + (12 if time[7] == "P" else 0)
-    return datetime(year, month, day, hour, minute, second, tzinfo=UTC).timestamp()
+def _told(values: NDArray[np.float64], unknown: int) -> NDArray[np.int64]:
+    """Numbers as whole ones; `unknown` for what is none."""
+    finite = np.clip(np.where(np.isfinite(values), values, unknown), -LONGEST, LONGEST)
+    return np.asarray(finite, dtype=np.int64)

@@ -40,10 +40,10 @@ class Damages:
         self.first: list[LineDamage] = []
         self.counts: Counter[str] = Counter()
 
-    def add(self, kind: str, path: str, line: int, reason: str) -> None:
-        """Count one damage of a kind (a field's name, "columns", "json", "compression")."""
+    def add(self, kind: str, path: str, line: int, reason: str, *, once: bool = False) -> None:
+        """Count one damage of a kind (a field's name, "columns", "json", "compression"); `once` keeps the kind's first only."""
         self.counts[kind] += 1
-        if len(self.first) < KEPT:
+        if len(self.first) < KEPT and not (once and self.counts[kind] > 1):
             self.first.append(LineDamage(path, line, reason))
 
 

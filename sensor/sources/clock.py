@@ -1,0 +1,87 @@
+"""The times in tables of flows: text to seconds since the epoch, and the afternoons of clocks that do not tell them.
+
+Called by `flowcsv`. No table names its time zone, but netseq's own; others are taken for UTC.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+_SLASHED = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4}) (\d{1,2}):(\d{2})(?::(\d{2}))?(?: ([AP])M)?")
+"""Day first, as all versions write it that use slashes."""
+_NUMBER = re.compile(r"\d{1,11}(?:\.\d*)?")
+
+HOUR_US = 3_600_000_000
+HALF_DAY_US, DAY_US = 12 * HOUR_US, 24 * HOUR_US
+
+CICIDS2017_US = (1_499_040_000_000_000, 1_499_472_000_000_000)
+"""3 to 7 July 2017, the five days of CICIDS2017: captured from 9 to 5, so an hour before 8 is of the afternoon."""
+MORNING_US = 8 * HOUR_US
+
+TIMES_KEPT = 100_000
+"""Distinct times remembered; then the memory starts afresh."""
+
+
+class Clock(dict[str, float]):
+    """Times as text to seconds since the epoch, each read once; ValueError for what is no time.
+
+    `numbers`: whether a bare number is read as seconds since the epoch.
+    """
+
+    def __init__(self, numbers: bool = False) -> None:
+        super().__init__()
+        self.numbers = numbers
+
+    def __missing__(self, text: str) -> float:
+        """Read a new time."""
+        if len(self) >= TIMES_KEPT:
+            self.clear()
+        bare = text.strip()
+        self[text] = read = float(bare) if self.numbers and _NUMBER.fullmatch(bare) else clock_s(bare)
+        return read
+
+
+def clock_s(text: str) -> float:
+    """Seconds since the epoch; a time without a zone is taken for UTC."""
+    time = _SLASHED.fullmatch(text)
+    if time is None:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    day, month, year, hour, minute, second = (int(part or 0) for part in time.groups()[:6])
+    if time[7]:
+        hour = hour % 12 + (12 if time[7] == "P" else 0)
+    return datetime(year, month, day, hour, minute, second, tzinfo=UTC).timestamp()
+
+
+def is_bare(text: str) -> bool:
+    """Whether a time is of the form whose clock has twelve hours and no AM or PM."""
+    time = _SLASHED.fullmatch(text.strip())
+    return time is not None and time[7] is None
+
+
+def afternoons(stamps: NDArray[np.int64]) -> NDArray[np.int64]:
+    """What to add to (n,) times of a file whose clock is bare, in us: twelve hours or nothing.
+
+    Nothing if some hour shows that the clock has twenty-four. On the days of CICIDS2017 the hour tells; on others rows come
+    nearly in order, so a time that jumps back by hours within a day is of the afternoon.
+    """
+    hours = stamps % DAY_US
+    if (hours >= 13 * HOUR_US).any() or (hours < HOUR_US).any():
+        return np.zeros(len(stamps), np.int64)
+    known = (stamps >= CICIDS2017_US[0]) & (stamps < CICIDS2017_US[1])
+    if known.all():
+        return np.where(hours < MORNING_US, HALF_DAY_US, 0)
+    mornings = stamps - np.where(hours >= HALF_DAY_US, HALF_DAY_US, 0)  # on such a clock 12 is the hour 0
+    shifted, shift, high = [], 0, 0
+    for stamp in mornings.tolist():
+        if stamp // DAY_US != high // DAY_US:
+            shift = 0
+        if stamp + shift < high - HALF_DAY_US // 2 and stamp // DAY_US == high // DAY_US:
+            shift = HALF_DAY_US
+        shifted.append(stamp + shift)
+        high = max(high, stamp + shift)
+    return np.array(shifted, np.int64) - stamps
