@@ -1,4 +1,4 @@
-"""Rows written by the compiled loop: each value has the text that Python gives it, and every format's reader gets texts back."""
+"""Rows written by the compiled loop: values have the text that Python gives them, and each format's reader gets texts back."""
 
 from __future__ import annotations
 

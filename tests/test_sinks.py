@@ -17,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sensor.schema import Alert, Reason
-from sensor.sinks import notice
+from sensor.sinks import notice, zeek_log
 from sensor.sinks.jsonl import JsonLines, Line, iso_utc
 from sensor.sinks.lines import Lines, SinkFailed
-from sensor.sinks.notice import FIELDS, NoticeLog, escape, seconds
+from sensor.sinks.notice import FIELDS, NoticeLog
+from sensor.sinks.zeek_log import escape, seconds
 
 SERVICE = Reason(
     part="service",
@@ -215,7 +216,7 @@ def test_notice_header_and_end_are_those_of_a_real_zeek(shared_data: Path, path:
 def test_notice_line_is_what_a_real_zeek_writes_of_the_same_values(shared_data: Path) -> None:
     golden = (shared_data / "golden/zeek-zeromq/events-bin-cluster/notice.log").read_bytes()
     row = next(line for line in golden.splitlines() if not line.startswith(b"#"))
-    values: dict[str, notice.Value] = {
+    values: dict[str, zeek_log.Value] = {
         "ts": 1_795_292_228_941_881,
         "uid": "COXMT73cKhAPKTVrzb",
         "id.orig_h": "141.142.220.202",
@@ -235,7 +236,7 @@ def test_notice_line_is_what_a_real_zeek_writes_of_the_same_values(shared_data: 
         "email_dest": (),
         "suppress_for": 0,
     }
-    assert b"\t".join(notice.tsv(values.get(name), kind) for name, kind in FIELDS) == row
+    assert b"\t".join(zeek_log.tsv(values.get(name), kind) for name, kind in FIELDS) == row
 
 
 def test_notice_strings_are_escaped_as_a_real_zeek_does(shared_data: Path) -> None:
@@ -250,7 +251,7 @@ def test_notice_strings_are_escaped_as_a_real_zeek_does(shared_data: Path) -> No
             assert escape(originals.get(values["what"], values["s"])) == columns[2]
             compared += 1
         if values.get("ss"):
-            assert notice.tsv(tuple(values["ss"]), "set[string]") == columns[3]
+            assert zeek_log.tsv(tuple(values["ss"]), "set[string]") == columns[3]
             compared += 1
         if "ts" in values:
             assert seconds(round(values["ts"] * 1e6)).encode() == columns[0]
@@ -268,7 +269,7 @@ def test_notice_json_strings_are_escaped_as_a_real_zeek_does(shared_data: Path) 
         "utf8": "café € 😀",
     }
     for what, original in originals.items():
-        line = msgspec.json.encode({"ts": 1300475167.096535, "what": what, "s": notice.json(original, "string")})
+        line = msgspec.json.encode({"ts": 1300475167.096535, "what": what, "s": zeek_log.json(original, "string")})
         assert line == by_name[what]
 
 
@@ -334,7 +335,7 @@ def test_notice_json_is_one_object_a_line_whatever_stands_in_it(uid: str, msg: s
 
 @given(st.lists(AWKWARD, min_size=1, max_size=4))
 def test_notice_set_elements_keep_their_bounds(elements: list[str]) -> None:
-    field = notice.tsv(tuple(elements), "set[string]")
+    field = zeek_log.tsv(tuple(elements), "set[string]")
     read = [b"" if element == b"(empty)" else unescaped(element) for element in field.split(b",")]
     assert read == [raw(element) for element in elements]
 
@@ -384,6 +385,39 @@ def test_full_device_is_one_clear_line() -> None:
 def test_notice_header_that_cannot_be_written_is_told() -> None:
     with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(SinkFailed, match="No space left on device"):
         NoticeLog(full, "tsv", sensor="x", quiet_s=0.0, clock=lambda: OPENED)
+
+
+def test_a_block_of_lines_is_cut_back_to_the_last_whole_one(tmp_path: Path) -> None:
+    class Full(io.FileIO):
+        """A file whose disk has room for 14 bytes."""
+
+        def write(self, data: bytes, /) -> int:  # type: ignore[override]  # bytes is all that sinks write
+            if self.tell():
+                raise OSError(28, "No space left on device")
+            return super().write(data[:14])
+
+    path = tmp_path / "flows.csv"
+    with (
+        Full(path, "w") as stream,
+        pytest.raises(SinkFailed, match=r"cannot write flows to flows\.csv: No space.*every line in it is whole"),
+    ):
+        Lines(stream, "flows.csv", "flows").write(b"one,1\ntwo,2\nthree,3\n")
+    assert path.read_bytes() == b"one,1\ntwo,2\n"
+
+
+def test_an_interrupt_in_the_middle_of_a_block_leaves_whole_lines(tmp_path: Path) -> None:
+    class Interrupted(io.FileIO):
+        """A file that is written in pieces, and Ctrl-C comes before the second."""
+
+        def write(self, data: bytes, /) -> int:  # type: ignore[override]  # bytes is all that sinks write
+            if self.tell():
+                raise KeyboardInterrupt
+            return super().write(data[:14])
+
+    path = tmp_path / "flows.csv"
+    with Interrupted(path, "w") as stream, pytest.raises(KeyboardInterrupt):
+        Lines(stream, "flows.csv", "flows").write(b"one,1\ntwo,2\nthree,3\n")
+    assert path.read_bytes() == b"one,1\ntwo,2\n"
 
 
 FILL = """

@@ -1,8 +1,8 @@
 """Whole lines or none: how every sink writes.
 
-A reader of alerts must never meet half a line, also when the disk fills up. So each line is one write to an unbuffered
-binary stream, and what a failing write has left of a line is cut off again where the stream is a file. The stream belongs
-to the caller, who opens and closes it; errors of the caller's own stream class pass through.
+A reader must never meet half a line, also when the disk fills up. So each line, or block of whole lines, is one write to an
+unbuffered binary stream, and what a failing write has left of a line is cut off again where the stream is a file. The
+stream belongs to the caller, who opens and closes it; errors of the caller's own stream class pass through.
 """
 
 from __future__ import annotations
@@ -21,38 +21,47 @@ class ByteStream(Protocol):
 
 
 class SinkFailed(Exception):  # noqa: N818  # it names what happened, as the other exceptions of the rim do
-    """Alerts cannot be written; `str(error)` is the one line for the user."""
+    """What came out cannot be written; `str(error)` is the one line for the user."""
 
 
 class Lines:
-    """Writes whole lines to `stream`; `name` is what messages call it."""
+    """Writes whole lines to `stream`; `name` is what messages call it, and `what` what is written."""
 
-    def __init__(self, stream: ByteStream, name: str) -> None:
+    def __init__(self, stream: ByteStream, name: str, what: str = "alerts") -> None:
         self._stream = stream
         self._name = name
+        self._what = what
 
-    def write(self, line: bytes) -> None:
-        """Write a line that ends in a newline. Raises SinkFailed, and leaves the lines before it whole."""
+    def write(self, lines: bytes) -> None:
+        """Write lines that each end in a newline. Raises SinkFailed, and leaves whole lines only.
+
+        An interrupt in the middle leaves whole lines, too, where the stream is a file.
+        """
         stream = self._stream if isinstance(self._stream, io.IOBase) and self._stream.seekable() else None
         start = stream.tell() if stream is not None else 0
         done = 0
         try:
-            while done < len(line):
-                written = self._stream.write(line[done:])
+            while done < len(lines):
+                written = self._stream.write(lines[done:] if done else lines)
                 if not written:
                     raise BlockingIOError("it takes no more bytes at the moment")
                 done += written
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
-            whole = done == 0 or (stream is not None and _cut(stream, start))
+            kept = lines.rfind(b"\n", 0, done) + 1
+            whole = done == kept or (stream is not None and _cut(stream, start + kept))
             left = "every line in it is whole" if whole else "its last line is cut short"
-            raise SinkFailed(f"cannot write alerts to {self._name}: {reason}; {left}") from error
+            raise SinkFailed(f"cannot write {self._what} to {self._name}: {reason}; {left}") from error
+        except KeyboardInterrupt:
+            if stream is not None and done < len(lines):
+                _cut(stream, start + lines.rfind(b"\n", 0, done) + 1)
+            raise
 
 
-def _cut(stream: io.IOBase, start: int) -> bool:
-    """Go back to where the line began; tell whether that could be done."""
+def _cut(stream: io.IOBase, end: int) -> bool:
+    """Let the file end there; tell whether that could be done."""
     try:
-        stream.seek(start)
+        stream.seek(end)
         stream.truncate()
     except OSError:
         return False

@@ -1,14 +1,11 @@
 r"""Alerts as Zeek's notice.log, in both forms that Zeek writes, so that whatever reads Zeek's notices reads netseq's.
 
-The conventions are those of Zeek's ASCII and JSON writers (8.1), byte for byte: in the tab-separated form a header that
-names separators, fields and types, `-` for what is not set, `(empty)`, times with six decimals, \xHH for what cannot stand
-for itself, and a last line #close; in JSON, flat names, times as doubles, and no field for what is not set. The commands
-open the stream and know the time of day that #open and #close tell.
+The conventions of Zeek's writers stand in `zeek_log`; here are the fields of this log, and what an alert puts into them. The
+commands open the stream and know the time of day that #open and #close tell.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Literal
@@ -16,9 +13,8 @@ from typing import Literal
 import msgspec
 
 from sensor.schema import Alert, Reason
-from sensor.sinks.lines import ByteStream, Lines, raw
-
-UNSET, EMPTY = "-", "(empty)"
+from sensor.sinks.lines import ByteStream, Lines
+from sensor.sinks.zeek_log import Value, closing, header, json, tsv
 
 FIELDS = (
     ("ts", "time"),
@@ -56,13 +52,6 @@ ACTION = "Notice::ACTION_LOG"
 PROTO = {"tcp": "tcp", "udp": "udp", "icmp": "icmp", "icmp6": "icmp"}
 """Zeek's transport_proto knows these; all others are unknown_transport."""
 
-ESCAPED = re.compile(rb"[\x00-\x1f\x7f\\]")
-JSON_ESCAPED = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")
-"""Control characters that JSON has a letter for (b, t, n, f, r) keep it; Zeek writes the others as the text \\xHH."""
-
-Value = str | int | float | tuple[str, ...]
-"""A field's value; Zeek's addr, port, enum and count are plain text and numbers, its sets are tuples."""
-
 
 class NoticeLog:
     """Writes alerts to an unbuffered binary stream as Zeek's notice.log; in the form "tsv" its header comes first.
@@ -89,7 +78,7 @@ class NoticeLog:
         self._clock = clock
         self._encoder = msgspec.json.Encoder()
         if form == "tsv":
-            self._lines.write(header(clock()))
+            self._lines.write(header("notice", FIELDS, clock()))
 
     def write(self, alerts: Iterable[Alert]) -> None:
         """Write the alerts in order. Raises SinkFailed, after which the lines written before stay whole."""
@@ -104,7 +93,7 @@ class NoticeLog:
     def close(self) -> None:
         """Finish the file: the tab-separated form says when it was closed. The stream stays the caller's to close."""
         if self._form == "tsv":
-            self._lines.write(f"#close\t{self._clock():%Y-%m-%d-%H-%M-%S}\n".encode())
+            self._lines.write(closing(self._clock()))
 
     def _values(self, alert: Alert) -> dict[str, Value]:
         """Give an alert Zeek's names; a time or interval stays in whole microseconds. What is not set is left out."""
@@ -132,21 +121,6 @@ class NoticeLog:
         return values
 
 
-def header(opened: datetime) -> bytes:
-    """Give the lines that stand before the first notice in the tab-separated form."""
-    lines = (
-        "#separator \\x09",
-        "#set_separator\t,",
-        f"#empty_field\t{EMPTY}",
-        f"#unset_field\t{UNSET}",
-        "#path\tnotice",
-        f"#open\t{opened:%Y-%m-%d-%H-%M-%S}",
-        "\t".join(("#fields", *(name for name, _ in FIELDS))),
-        "\t".join(("#types", *(kind for _, kind in FIELDS))),
-    )
-    return "".join(f"{line}\n" for line in lines).encode()
-
-
 def summary(alert: Alert) -> str:
     """Put what notice.log has no column for into its sub-message: severity, p-value, model, reasons in short."""
     reasons = "".join(f"; {told(reason)}" for reason in alert.reasons)
@@ -156,44 +130,3 @@ def summary(alert: Alert) -> str:
 def told(reason: Reason) -> str:
     """Put one reason in short."""
     return f"{reason.part} {reason.seen} ({reason.nats:.1f} nats by {reason.voice}), expected {reason.expected}"
-
-
-def seconds(time_us: int) -> str:
-    """Write microseconds as seconds with six decimals, in whole numbers all the way: a double would round."""
-    whole, rest = divmod(abs(time_us), 1_000_000)
-    return f"{'-' if time_us < 0 else ''}{whole}.{rest:06d}"
-
-
-def tsv(value: Value | None, kind: str) -> bytes:
-    """Write one field of the tab-separated form."""
-    if value is None:
-        return UNSET.encode()
-    if isinstance(value, tuple):
-        return b",".join(escape(element, in_set=True) for element in value) or EMPTY.encode()
-    if isinstance(value, str):
-        return escape(value)
-    return (seconds(int(value)) if kind in {"time", "interval"} else str(value)).encode()
-
-
-def escape(text: str, *, in_set: bool = False) -> bytes:
-    r"""Write a string as Zeek does: valid UTF-8 as it is, other bytes and control characters as \xHH, a backslash doubled.
-
-    A string that looks like the mark for unset or empty has its first byte written as \xHH; inside a set the comma, too.
-    """
-    if text == "":
-        return EMPTY.encode()
-    if text in {UNSET, EMPTY}:
-        return f"\\x{ord(text[0]):02x}{text[1:]}".encode()
-    escaped = ESCAPED.sub(lambda found: b"\\\\" if found[0] == b"\\" else b"\\x%02x" % found[0][0], raw(text))
-    escaped = escaped.decode("utf-8", "backslashreplace").encode()
-    return escaped.replace(b",", b"\\x2c") if in_set else escaped
-
-
-def json(value: Value, kind: str) -> Value:
-    """Give one field as the JSON form has it: times in seconds, strings without what JSON has no short escape for."""
-    if isinstance(value, str):
-        text = raw(value).decode("utf-8", "backslashreplace")
-        return JSON_ESCAPED.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
-    if kind in {"time", "interval"} and isinstance(value, int):
-        return value / 1e6
-    return value
