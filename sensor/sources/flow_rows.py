@@ -97,6 +97,8 @@ class Table:
         self._header = header
         self._damages = damages
         self._lenient = lenient
+        self._twice = False
+        """Whether the value too many is known to be the second "Fwd Header Length"; rows with 0 for both do not tell."""
 
     def blocks(self) -> Iterator[Rows]:
         """Blocks of one row or more. Undecodable bytes stay as lone surrogates (see `label_text`)."""
@@ -146,6 +148,10 @@ class Table:
         wide = [place for place, row in enumerate(rows) if len(row) > width]
         twin, one = self._header.places.get(BEFORE_TWIN), self._header.places.get(TWICE)
         if twin is not None and one is not None and all(rows[place][twin] == rows[place][one] for place in wide):
+            self._twice = self._twice or any(rows[place][one] not in ("0", "0.0") for place in wide)
+        else:
+            self._twice = False
+        if twin is not None and self._twice:
             excess = twin
         elif self._lenient:
             excess = width - 1

@@ -184,10 +184,11 @@ class FlowCsvSource(FinishedSource):
         self, conns: NDArray[np.void], numbers: NDArray[np.float64], header: Header, edition: Edition, bare: bool
     ) -> Finished:
         """The rows of a file as they are, with the statistics put right."""
-        if "Connection State" not in header.places:
-            conns["conn_state"] = states(conns, self._seen(numbers, edition), edition.first_only)
+        seen = self._seen(numbers, edition)
         self._mended += mend(numbers, edition, header.places)
         _set_times(conns, self._column(numbers, "Flow Duration"), bare)
+        if "Connection State" not in header.places:
+            conns["conn_state"] = states(conns, seen, edition.first_only)
         self.flows += len(conns)
         return in_order(Finished(conns, statistics=numbers, timed="Timestamp" in header.places))
 
