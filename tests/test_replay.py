@@ -209,7 +209,7 @@ def test_json_and_notice_do_not_share_standard_output(run: Replay) -> None:
 
 
 def test_a_log_and_a_capture_in_one_run_are_refused(run: Replay, conn_log: Path) -> None:
-    assert_refused(run(conn_log, DEMO), "replay them one after the other")
+    assert_refused(run(conn_log, DEMO), "name them one after the other")
 
 
 def test_an_unknown_option_is_misuse(run: Replay) -> None:

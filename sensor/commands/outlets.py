@@ -81,13 +81,13 @@ def reading() -> Outlet:
     return Outlet(write)
 
 
-def open_file(path: Path) -> io.FileIO:
-    """Open a file anew, unbuffered, in a folder that is made if need be. Raises SinkFailed."""
+def open_file(path: Path, what: str = "alerts") -> io.FileIO:
+    """Open a file anew for `what`, unbuffered, in a folder that is made if need be. Raises SinkFailed."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return io.FileIO(path, "w")
     except OSError as error:
-        raise SinkFailed(f"cannot write {path}: {error.strerror}") from error
+        raise SinkFailed(f"cannot write {what} to {path}: {error.strerror}") from error
 
 
 def standard_output() -> io.FileIO:

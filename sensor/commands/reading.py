@@ -96,19 +96,27 @@ def guarded(command: str, paths: Sequence[str], work: Callable[[], int], refusal
         return fail(command, f"{paths[0]}: {TOO_MANY.format(process.open_files())}", DAMAGED)
 
 
-def open_source(paths: Sequence[str], settings: config.Settings) -> Source:
-    """Open captures, or logs when the files are logs. Raises NotACapture, NotAConnLog or Misuse."""
-    from sensor.commands.datasets import only_kind  # noqa: PLC0415
+def open_source(paths: Sequence[str], settings: config.Settings, *, tables: bool = False) -> Source:
+    """Open captures, or logs when the files are logs, or tables of flows where `tables` are taken.
+
+    Raises NotACapture, NotAConnLog, NotAFlowTable or Misuse.
+    """
+    from sensor.commands.datasets import KINDS, only_kind  # noqa: PLC0415
+    from sensor.sources.flowcsv import FlowCsvSource  # noqa: PLC0415
     from sensor.sources.pcap import CaptureSource  # noqa: PLC0415
     from sensor.sources.zeek import ConnLogSource  # noqa: PLC0415
 
-    logs = [path for path in paths if path != "-" and only_kind(path, ("captures", "conn.log")) == "conn.log"]
-    if not logs:
+    kinds = KINDS if tables else ("captures", "conn.log")
+    finished = {
+        path: kind for path in paths if path != "-" and (kind := only_kind(path, kinds)) in kinds and kind != "captures"
+    }
+    if not finished:
         return CaptureSource(paths, block_frames=settings.source.block_frames)
-    if len(logs) < len(paths):
-        other = next(path for path in paths if path not in logs)
-        raise Misuse(f"{logs[0]}: it is a conn.log and {other} is not: replay them one after the other")
-    return ConnLogSource(logs)
+    first, kind = next(iter(finished.items()))
+    other = next((path for path in paths if finished.get(path) != kind), None)
+    if other is not None:
+        raise Misuse(f"{first}: it is a {kind} and {other} is not: name them one after the other")
+    return ConnLogSource(paths) if kind == "conn.log" else FlowCsvSource(paths, statistics=True)
 
 
 def read_all(
@@ -146,14 +154,19 @@ def is_log(source: Source) -> bool:
     return not hasattr(source, "frames")
 
 
+def is_table(source: Source) -> bool:
+    """Tell whether the source is a table of flows, which brings its own statistics along."""
+    return hasattr(source, "joined")
+
+
 def unit_of(source: Source) -> str:
     """What `units_of` counts."""
-    return "connections" if is_log(source) else "packets"
+    return ("flows" if is_table(source) else "connections") if is_log(source) else "packets"
 
 
 def units_of(source: Source) -> int:
-    """Packets read so far, or connections of a log."""
-    return int(getattr(source, "connections" if is_log(source) else "frames"))
+    """Packets read so far, or connections of a log, or flows of a table."""
+    return int(getattr(source, unit_of(source) if is_log(source) else "frames"))
 
 
 def losses_of(source: Source) -> dict[str, int]:

@@ -1,0 +1,127 @@
+"""The columns of the table that netseq-flows writes: which they are, what they are called, and their values for a batch.
+
+`statistics` says what a column is worth for flows that netseq has made. A table of flows read from a file keeps the values that
+stand there, and its labels; what a file does not tell stays missing. Called by `sensor.commands.flows`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensor.commands.misuse import Misuse
+from sensor.row_text import MISSING, Values
+from sensor.schema import END_LOG, FLOW, FlowBatch
+from sensor.sinks.flow_field import Field
+from sensor.sources.finished import UNSURE
+from sensor.spellings import HEADERS, IDENTITY, SPELLINGS, STATISTICS, named
+from sensor.statistics import COLUMNS, Reading, Rules, column
+
+UNLABELLED = b"NeedManualLabel"
+"""What CICFlowMeter writes where nobody has judged a flow."""
+BENIGN = "BENIGN"
+"""CICIDS2017's word for a row that is no attack."""
+
+
+class FlowTable:
+    """Some columns under some layout's names. `known` says that the values are a file's own, whose types nobody vouches for."""
+
+    def __init__(self, layout: str, chosen: Sequence[str], rules: Rules, *, known: bool = False) -> None:
+        """Take the columns of a layout, or those that are `chosen` by any spelling. Raises Misuse for an unknown one."""
+        self._rules = rules
+        self._unlabelled = b"" if layout == "netseq" else UNLABELLED
+        headers = {name: header for header, name in reversed(HEADERS[layout])}
+        columns = [(headers.get(name, name), name) for name in _names(chosen)] if chosen else HEADERS[layout]
+        self._columns = [name for _, name in columns]
+        blank = Reading(np.zeros(1, FLOW), rules)
+        self.fields = [Field(header, _kind(name, blank, known=known)) for header, name in columns]
+
+    def values(self, batch: FlowBatch) -> list[Values]:
+        """One array for each field."""
+        reading = Reading(batch.flows, self._rules)
+        made: dict[str, Values] = {}
+        for name in self._columns:
+            if name not in made:
+                made[name] = self._values(reading, batch, name)
+        return [made[name] for name in self._columns]
+
+    def _values(self, reading: Reading, batch: FlowBatch, name: str) -> Values:
+        if name == "Label":
+            return self._labels(batch)
+        if name == "Timestamp":
+            told = batch.flows["first_us"]
+            return told if batch.statistics is None else np.where(told == 0, MISSING, told)
+        if name in IDENTITY:
+            return _identity(reading, batch, name)
+        if batch.statistics is not None:
+            return np.ascontiguousarray(batch.statistics[:, STATISTICS.index(name)], np.float64)
+        return column(reading, name)
+
+    def _labels(self, batch: FlowBatch) -> NDArray[np.bytes_]:
+        """The source's own labels; of a source without any, CICFlowMeter's word for that, which netseq's layout leaves out."""
+        if batch.labels is None:
+            return np.full(len(batch.flows), self._unlabelled)
+        details = batch.details or [""] * len(batch.labels)
+        pairs = list(zip(batch.labels, details, strict=True))
+        texts = {pair: _plain(_label(*pair)) for pair in set(pairs)}
+        return np.array([texts[pair] for pair in pairs], np.bytes_)
+
+
+def _names(chosen: Sequence[str]) -> list[str]:
+    """The columns that are chosen, each once, in that order."""
+    names: dict[str, None] = {}
+    for text in chosen:
+        name = named(text)
+        if name is None:
+            raise Misuse(f"--columns: unknown column {text!r}{_nearest(text)}: --list-columns shows all")
+        names[name] = None
+    return list(names)
+
+
+def _nearest(text: str) -> str:
+    spelt = {word.strip().lower(): word.strip() for spelling in SPELLINGS for word in spelling[:4] if word}
+    close = difflib.get_close_matches(text.strip().lower(), spelt, n=1, cutoff=0.5)
+    return f", did you mean {spelt[close[0]]!r}?" if close else ""
+
+
+def _kind(name: str, blank: Reading, *, known: bool) -> Literal["integer", "real", "text", "time"]:
+    """What kind of value a column has, told by the value of a row of zeros; a file's own numbers may be any."""
+    if name == "Timestamp":
+        return "time"
+    if name in IDENTITY:
+        return "text"
+    return "integer" if not known and column(blank, name).dtype.kind == "i" else "real"
+
+
+def _identity(reading: Reading, batch: FlowBatch, name: str) -> NDArray[np.bytes_]:
+    """Texts of hosts and states; empty where a file of flows has no hosts."""
+    texts = np.asarray(column(reading, name), np.bytes_)
+    if batch.statistics is None or name not in ("Flow ID", "Src IP", "Dst IP"):
+        return texts
+    flows = batch.flows
+    hosts = flows["src_hi"] | flows["src_lo"] | flows["dst_hi"] | flows["dst_lo"]
+    return np.where((hosts == 0) & (flows["end"] == END_LOG), b"", texts)
+
+
+def _label(label: str, detail: str) -> str:
+    """A label in one word: the attack's; for a row that nobody judged, why; else CICIDS2017's word for benign."""
+    return label or (detail if detail.lower() in UNSURE else BENIGN)
+
+
+def _plain(text: str) -> bytes:
+    """A text from a file in UTF-8, on one line."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return shown.encode("utf-8", "backslashreplace")
+
+
+def listing() -> str:
+    """Every column with its unit and meaning, a line each, for people."""
+    netseq = {spelling.name: spelling.netseq for spelling in SPELLINGS}
+    rows = [(one.name, netseq[one.name], one.unit, one.meaning) for one in COLUMNS]
+    widths = [max(len(row[place]) for row in rows) for place in range(3)]
+    lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows]
+    return "\n".join(lines) + "\n"
