@@ -154,8 +154,9 @@ def xss(published: list[Row]) -> list[Row]:
 def test_published_rows_of_an_attack_are_made_of_its_capture(
     attack: Path, xss: list[Row], record_property: Callable[[str, object], None]
 ) -> None:
-    at_first_fin = common(made_of(attack, "netseq", first_fin=True), xss, MEASURE)
-    by_default = common(made_of(attack, "netseq", first_fin=False), xss, MEASURE)
+    first_fin, default = made_of(attack, "netseq", first_fin=True), made_of(attack, "netseq", first_fin=False)
+    assert (len(first_fin), len(default)) == (1350, 661)
+    at_first_fin, by_default = common(first_fin, xss, MEASURE), common(default, xss, MEASURE)
     assert (len(xss), at_first_fin, by_default) == (XSS_ROWS, XSS_MADE, 0)
     record_property(
         "told",
