@@ -4,7 +4,7 @@
         --training "$NETSEQ_DATA"/zeek/benign/m57-office ...
 
 `$NETSEQ_DATA` stands for the folder of the public data sets. `--training` names what the model was trained on, as it was named
-to netseq-train: the baselines (unigram, bigram) are counted on the same rows, and the single voices get a verdict of their
+to netseq-train: the baselines (unigram, bigram, 5-gram) are counted on the same rows, and each voice gets a verdict of its
 own, fitted on the same conversation-hours as the shipped one. Tests are strato-002, 003, 005 and 011; 008, 010 and remcos
 only fit the verdict. 002, 003 and 005 carry no labels of their own: see `label`. Nothing here is needed to run netseq.
 """
@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 from models.assemble import NO_LIMIT, Evidence, Rows, fit, gather
 from models.checkpoint import Bundle, load
 from models.evaluate import auc, average_precision, conversation_hours, highest, recall_at
-from models.frequency import Bigram, Counts
 from models.resident import Scorer
-from models.train import sort_conversations
+from models.voices import Baselines, baselines, voices
 from sensor.commands.datasets import DataSet, read
 from sensor.commands.train import labelled_rows, rows_of
 from sensor.words import Vocabulary
@@ -71,37 +70,11 @@ def label(data: DataSet) -> DataSet:
     return data._replace(labels=labels, unsure=unsure)
 
 
-def baselines(bundle: Bundle, training: Sequence[Rows], share: float) -> tuple[Counts, Bigram]:
-    """Unigram and bigram counts on the training part of the training data."""
-    words, begins = [], []
-    for rows in training:
-        stop = rows.held_from(share)
-        order, restart = sort_conversations(rows.slots[:stop], rows.restart[:stop])
-        words.append(rows.words[:stop][order])
-        begins.append(restart)
-    joined = np.concatenate(words)
-    return Counts.of(joined, bundle.manifest.sizes), Bigram(joined, np.concatenate(begins), bundle.manifest.sizes)
-
-
-def run(bundle: Bundle, rows: Rows, counts: Counts, bigram: Bigram) -> Test:
+def run(bundle: Bundle, rows: Rows, against: Baselines) -> Test:
     """All scores of a labelled log's rows."""
     scorer = Scorer(bundle, conversations=int(rows.slots.max()) + 1, rounds=NO_LIMIT)
     scored = scorer.score(rows.words, rows.slots, rows.restart, rows.hour, explain_p=0.0)
-    parts = range(len(bundle.manifest.sizes))
-    unigram = np.stack([-np.log(counts.alone(place))[rows.words[:, place]] for place in parts], axis=1)
-    order, restart = sort_conversations(rows.slots, rows.restart)
-    pairs = np.empty_like(unigram)
-    pairs[order] = bigram.nats(rows.words[order], restart)
-    flows = {
-        "verdict": scored.verdict,
-        "LSTM, nats of the word": scored.nats,
-        "LSTM, nats of the service": scored.part_nats[:, 0],
-        "unigram, nats of the word": unigram.sum(axis=1),
-        "unigram, nats of the service": unigram[:, 0],
-        "bigram, nats of the word": pairs.sum(axis=1),
-        "bigram, nats of the service": pairs[:, 0],
-    }
-    return Test(rows, gather(bundle, rows, 1.0), flows)
+    return Test(rows, gather(bundle, rows, 1.0), voices(rows, scored, against))
 
 
 def hourly(bundle: Bundle, trained: Sequence[Evidence], tests: Mapping[str, Test]) -> dict[str, dict[str, Floats]]:
@@ -156,11 +129,9 @@ def main() -> None:
     vocabulary = Vocabulary.from_json(bundle.manifest.vocabulary)
     training = [rows_of(read(path), vocabulary, benign_only=True) for path in arguments.training]
     training = [rows for rows in training if len(rows.words)]
-    counts, bigram = baselines(bundle, training, arguments.validation)
+    against = baselines(training, bundle.manifest.sizes, arguments.validation)
     logs = {name: label(read(str(arguments.labelled / name))) for name in {*TESTS, *FITTED, *BENIGN}}
-    tests = {
-        name: run(bundle, labelled_rows(data, vocabulary, arguments.training), counts, bigram) for name, data in logs.items()
-    }
+    tests = {name: run(bundle, labelled_rows(data, vocabulary, arguments.training), against) for name, data in logs.items()}
     trained = [gather(bundle, rows, arguments.validation) for rows in training]
     flows = {name: test.flows for name, test in tests.items()}
     print(f"{bundle.manifest.name} {bundle.manifest.version}, {bundle.manifest.weights_sha256[:12]}\n")

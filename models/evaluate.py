@@ -1,8 +1,7 @@
-"""How good scores are: measures over rows and over conversation-hours, with the ties that scores of small integers have.
+"""Conversation-hours, what scores come to in them, and the measures of `measures` for two plain arrays of scores.
 
-Everything is plain numpy on two arrays, scores and which rows are attacks; scikit-learn is the oracle of the tests only.
-`benchmarks/word_models.py` prints the tables of docs/models.md with it; training fits and calibrates on the
-conversation-hours defined here.
+Training fits and calibrates on the conversation-hours defined here; `netseq-evaluate` measures on them, and
+`benchmarks/word_models.py` prints the tables of docs/models.md.
 """
 
 from __future__ import annotations
@@ -11,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from models import measures
 
 Floats = NDArray[np.floating]
 
@@ -44,28 +45,35 @@ def highest(scores: Floats, hours: HoursOf) -> NDArray[np.float64]:
     return found
 
 
+def means(scores: Floats, hours: HoursOf, top: int | None = None) -> NDArray[np.float64]:
+    """Mean score of each conversation-hour, or of its `top` highest ones: (N,) -> (H,). NaN is left out; -inf where all are."""
+    known = np.isfinite(scores)
+    number, value = hours.number[known], scores[known].astype(np.float64)
+    if top is not None:
+        order = np.lexsort((-value, number))
+        number, value = number[order], value[order]
+        first = np.searchsorted(number, number)
+        kept = np.arange(len(number)) - first < top
+        number, value = number[kept], value[kept]
+    count = np.bincount(number, minlength=len(hours.last))
+    total = np.bincount(number, value, minlength=len(hours.last))
+    return np.where(count > 0, total / np.maximum(count, 1), -np.inf)
+
+
 def auc(attack: Floats, benign: Floats) -> float:
     """Area under the ROC curve: how often an attack scores above a benign row, ties counting half. NaN without one of both."""
-    if not len(attack) or not len(benign):
-        return float("nan")
-    ranked = np.sort(benign)
-    below, upto = np.searchsorted(ranked, attack, side="left"), np.searchsorted(ranked, attack, side="right")
-    return float((below + upto).mean() / 2 / len(benign))
+    return float(measures.area(_walk(attack, benign))[0])
 
 
 def average_precision(attack: Floats, benign: Floats) -> float:
     """Area under the precision-recall curve as the sum of precision times step in recall; tied scores are one step."""
-    if not len(attack):
-        return float("nan")
-    steps = np.unique(attack)[::-1]
-    hits = len(attack) - np.searchsorted(np.sort(attack), steps, side="left")
-    wrong = len(benign) - np.searchsorted(np.sort(benign), steps, side="left")
-    return float((np.diff(hits, prepend=0) * hits / (hits + wrong)).sum() / len(attack))
+    return float(measures.average_precision(_walk(attack, benign))[0])
 
 
 def recall_at(attack: Floats, benign: Floats, false_share: float) -> float:
     """Share of attacks strictly above the score that at most a share `false_share` of benign rows exceeds."""
-    if not len(attack) or not len(benign):
-        return float("nan")
-    threshold = np.sort(benign)[::-1][min(int(false_share * len(benign)), len(benign) - 1)]
-    return float((attack > threshold).mean())
+    return float(measures.found_at(_walk(attack, benign), false_share)[0])
+
+
+def _walk(attack: Floats, benign: Floats) -> measures.Steps:
+    return measures.walk(np.concatenate([attack, benign]), np.arange(len(attack) + len(benign)) < len(attack))
