@@ -123,8 +123,9 @@ def test_a_new_day_begins_in_the_morning_again(tmp_path: Path) -> None:
     assert hours(tmp_path, "05/02/2018 10:00:00", "05/02/2018 02:00:00", "06/02/2018 09:00:00") == [10, 14, 9]
 
 
-def test_on_the_days_of_cicids2017_an_hour_before_eight_is_of_the_afternoon(tmp_path: Path) -> None:
+def test_on_the_days_of_the_published_data_sets_an_hour_before_eight_is_of_the_afternoon(tmp_path: Path) -> None:
     assert hours(tmp_path, "7/7/2017 3:30", "7/7/2017 12:05", "7/7/2017 8:59") == [15, 12, 8]
+    assert hours(tmp_path, "14/02/2018 10:44:50", "14/02/2018 02:01:50", "14/02/2018 09:00:00") == [10, 14, 9]
     table(tmp_path, {"timestamp": "7/7/2017 3:30"}, name="afternoon.csv")
     table(tmp_path, {"timestamp": "7/7/2017 9:02"}, name="morning.csv")
     source = FlowCsvSource([tmp_path / "afternoon.csv", tmp_path / "morning.csv"])

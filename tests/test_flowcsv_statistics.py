@@ -411,6 +411,14 @@ def test_public_tables_are_read_whole_with_their_labels(shared_data: Path, name:
     assert not np.isinf(read.matrix).any()
 
 
+def test_attacks_of_cse_cic_ids2018_come_at_their_published_hours(shared_data: Path) -> None:
+    read = Read(shared_data / "flows/cse-cic-ids2018/2018-02-14-sample.csv.gz")
+    hours = read.flows["first_us"] // 3_600_000_000 % 24
+    assert {(label, int(hour)) for label, hour in zip(read.labels, hours, strict=True)} == {
+        ("FTP-BruteForce", 10), ("SSH-Bruteforce", 14), ("", 8), ("", 9), ("", 10), ("", 14),
+    }  # fmt: skip
+
+
 def shares(read: Read) -> dict[str, float]:
     """Of the rows that tell, how many have rates and gaps that agree with their duration in microseconds."""
     duration, packets = np.array(read.of("Flow Duration")), np.array(read.of("Total Fwd Packet")) + read.of("Total Bwd packets")

@@ -18,9 +18,10 @@ _NUMBER = re.compile(r"\d{1,11}(?:\.\d*)?")
 HOUR_US = 3_600_000_000
 HALF_DAY_US, DAY_US = 12 * HOUR_US, 24 * HOUR_US
 
-CICIDS2017_US = (1_499_040_000_000_000, 1_499_472_000_000_000)
-"""3 to 7 July 2017, the five days of CICIDS2017: captured from 9 to 5, so an hour before 8 is of the afternoon."""
+WORKING_DAYS_US = ((1_499_040_000_000_000, 1_499_472_000_000_000), (1_518_566_400_000_000, 1_520_035_200_000_000))
+"""CICIDS2017, 3 to 7 July 2017, and CSE-CIC-IDS2018, 14 February to 2 March 2018, were captured in working hours."""
 MORNING_US = 8 * HOUR_US
+"""So an hour before this one is of the afternoon there, as the attacks' published hours confirm."""
 
 TIMES_KEPT = 100_000
 """Distinct times remembered; then the memory starts afresh."""
@@ -63,17 +64,21 @@ def is_bare(text: str) -> bool:
     return time is not None and time[7] is None
 
 
+def of_working_days(stamps: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of (n,) times lie on days of which it is known that nothing was captured before 8."""
+    return np.asarray(np.logical_or.reduce([(stamps >= begin) & (stamps < end) for begin, end in WORKING_DAYS_US]), np.bool_)
+
+
 def afternoons(stamps: NDArray[np.int64]) -> NDArray[np.int64]:
     """What to add to (n,) times of a file whose clock is bare, in us: twelve hours or nothing.
 
-    Nothing if some hour shows that the clock has twenty-four. On the days of CICIDS2017 the hour tells; on others rows come
-    nearly in order, so a time that jumps back by hours within a day is of the afternoon.
+    Nothing if some hour shows that the clock has twenty-four. On the days of the two published data sets the hour tells; on
+    others rows come nearly in order, so a time that jumps back by hours within a day is of the afternoon.
     """
     hours = stamps % DAY_US
     if (hours >= 13 * HOUR_US).any() or (hours < HOUR_US).any():
         return np.zeros(len(stamps), np.int64)
-    known = (stamps >= CICIDS2017_US[0]) & (stamps < CICIDS2017_US[1])
-    if known.all():
+    if of_working_days(stamps).all():
         return np.where(hours < MORNING_US, HALF_DAY_US, 0)
     mornings = stamps - np.where(hours >= HALF_DAY_US, HALF_DAY_US, 0)  # on such a clock 12 is the hour 0
     shifted, shift, high = [], 0, 0

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sensor.schema import CONN_STATES, V4_MAPPED
 from sensor.sources.cicflowmeter import FLAGS, SEEN, SHUFFLED, join_tails, states, turn_answers
-from sensor.sources.clock import CICIDS2017_US, DAY_US, Clock, afternoons, is_bare
+from sensor.sources.clock import DAY_US, Clock, afternoons, is_bare, of_working_days
 from sensor.sources.columns import AddressBook, Columns
 from sensor.sources.editions import Edition, confirmed, edition_of
 from sensor.sources.finished import CONN, Finished, FinishedSource, in_order
@@ -141,8 +141,7 @@ class FlowCsvSource(FinishedSource):
             except (ValueError, IndexError):
                 continue
             stamp = np.array([round(begins_s * 1e6)])
-            of_known_days = CICIDS2017_US[0] <= stamp[0] < CICIDS2017_US[1]
-            return begins_s + (int(afternoons(stamp)[0]) / 1e6 if is_bare(cell) and of_known_days else 0)
+            return begins_s + (int(afternoons(stamp)[0]) / 1e6 if is_bare(cell) and of_working_days(stamp).all() else 0)
         return float("inf")
 
     def _file(self, path: Path) -> Finished:
