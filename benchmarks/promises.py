@@ -1,4 +1,4 @@
-"""What netseq promises beside the flow rate: the whole path to alerts, the LSTM's words, start-up, and memory in a flood.
+"""What netseq promises beside the flow rate: the whole path to alerts, the LSTM's words, start-up, and memory.
 
 The command itself is measured wherever a user would run it; only what it does not print (words a second, the counters)
 is asked of small programs of this package.
@@ -17,10 +17,12 @@ import msgspec
 from benchmarks.comparison import ROOT, check_counters, net
 from benchmarks.measure import Spread, Usage, alternate, available_cores, run
 from benchmarks.run_flows import FlowRun
+from benchmarks.run_table import TableMemory
 from benchmarks.run_words import BATCHES
 from benchmarks.synthetic import Contents
 from benchmarks.table import Figure, spread
 from sensor import metrics
+from sensor.schema import FLOW
 
 WHOLE_RATE = 1.5e6
 """Packets per second of wall time."""
@@ -88,6 +90,29 @@ def slower(told: Sequence[dict[str, float]]) -> Figure:
     factor = Spread.of([spent_s["flood"] / spent_s["ordinary"] for spent_s in told])
     what = "flood of one pair beside ordinary traffic, flows to alerts"
     return Figure(what, f"{spread(factor)} times the CPU time", f"at most {FLOOD_FACTOR}", factor.median <= FLOOD_FACTOR)
+
+
+def table_memory() -> list[Figure]:
+    """Return the bytes of one flow's accumulators, and of the flow table at its default limit."""
+    command: list[str | Path] = [sys.executable, "-m", "benchmarks.run_table"]
+    usages = alternate({"table": lambda: run(command, available_cores()[-1:], ROOT)}, 1)["table"]  # the first may compile
+    told = msgspec.json.decode(usages[0].output, type=TableMemory)
+    arrays = ", ".join(f"{name} {size / 1e6:,.1f}" for name, size in told.bytes.items())
+    measured = f"{sum(told.bytes.values()) / 1e6:,.0f} MB ({arrays}); the process grew from {told.before_bytes / 1e6:,.0f}"
+    return [
+        Figure("accumulators of one flow, key and times included", row_parts()),
+        Figure(f"flow table of {told.flows:,} flows, full", f"{measured} to {told.full_bytes / 1e6:,.0f} MB resident"),
+    ]
+
+
+def row_parts() -> str:
+    """Return the bytes of a FLOW row, and how its parts share them."""
+    size = {name: FLOW[name].itemsize for name in ("fwd", "bwd", "active", "idle", "spare")}
+    whole = FLOW.itemsize - sum(size.values())
+    return (
+        f"{FLOW.itemsize} bytes: {size['fwd']} for each side, {size['active'] + size['idle']} for active and idle times,"
+        f" {whole} for key, state and the whole flow, {size['spare']} spare"
+    )
 
 
 def memory(flood: Path, contents: Contents) -> list[Figure]:

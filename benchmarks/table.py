@@ -40,8 +40,8 @@ class Tool(NamedTuple):
     rate: Spread | None = None
     """Packets per CPU second, without start-up."""
     rate_with_start: Spread | None = None
-    ratio: Spread | None = None
-    """netseq's rate over this tool's, turn by turn."""
+    ratios: tuple[Spread | None, ...] = ()
+    """netseq's rate over this tool's, turn by turn: with decode and flows alone, and with statistics."""
     peak_bytes: int = 0
     note: str = ""
 
@@ -84,8 +84,9 @@ def aligned(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     )
 
 
+FASTER = ("netseq is faster by", "with statistics by")
 FIGURE_HEADER = ("figure", "measured", "target", "")
-TOOL_HEADER = ("tool", "version", "million packets per CPU second", "with start-up", "netseq is faster by", "peak memory", "")
+TOOL_HEADER = ("tool", "version", "million packets per CPU second", "with start-up", *FASTER, "peak memory", "")
 
 
 def figure_rows(figures: tuple[Figure, ...]) -> list[tuple[str, ...]]:
@@ -101,12 +102,17 @@ def tool_rows(comparison: Comparison) -> list[tuple[str, ...]]:
             tool.version,
             spread(tool.rate, 1e6, 3),
             spread(tool.rate_with_start, 1e6, 3),
-            spread(tool.ratio, 1, 2),
+            *_ratios(tool, 2),
             f"{tool.peak_bytes / 1e6:,.0f} MB" if tool.peak_bytes else "",
             tool.note,
         )
         for tool in comparison.tools
     ]
+
+
+def _ratios(tool: Tool, digits: int) -> list[str]:
+    """Return one cell for each column of FASTER."""
+    return [spread(ratio, 1, digits) for ratio in tool.ratios or (None,) * len(FASTER)]
 
 
 def terminal(results: Results) -> str:
@@ -132,8 +138,8 @@ def summary(results: Results, machine: Machine) -> str:
     """Write what README carries: all figures, and the tools on each capture."""
     parts = [markdown(FIGURE_HEADER, figure_rows(results.figures))] if results.figures else []
     for each in results.comparisons:
-        rows = [(tool.name, spread(tool.rate, 1e6) or tool.note, spread(tool.ratio, 1, 1)) for tool in each.tools]
-        parts.append(f"{each.capture}:\n\n" + markdown(("tool", "million packets per CPU second", "netseq is faster by"), rows))
+        rows = [(tool.name, spread(tool.rate, 1e6, 3) or tool.note, *_ratios(tool, 1)) for tool in each.tools]
+        parts.append(f"{each.capture}:\n\n" + markdown(("tool", "million packets per CPU second", *FASTER), rows))
     parts.append(f"Median of {machine.runs} runs with the range, on {machine.short()}. All of it: benchmarks/RESULTS.md.\n")
     return "\n".join(parts)
 
