@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS: tuple[dict[str, set[str]], ...] = (
     {"schema": {"schema", "kernels", "addresses", "spellings", "address_text", "number_text", "row_text"}},
-    {"decode": {"decode"}},
+    {"decode": {"decode"}, "labels": {"labels"}},
     {"flows": {"flows", "flow"}},
     {"statistics": {"statistics"}, "words": {"words", "vocabulary"}},
     {"conversations": {"conversations"}},
@@ -143,7 +143,7 @@ def pickles(module: str, tree: ast.Module) -> Iterator[str]:
 def files(module: str, tree: ast.Module) -> Iterator[str]:
     """Complain of every file opened in the middle: I/O is at the rim, in commands and in the models' own folder."""
     room = room_of(module)
-    if room in RIM | {"models", "config", "commands", "service"} or module == "sensor.kernels":
+    if room in RIM | {"models", "config", "labels", "commands", "service"} or module == "sensor.kernels":
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
