@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sensor.schema import CONN_STATES, ICMP, ICMPV6, SCTP, TCP, UDP, Reason
+from sensor.schema import CONN_STATES, ICMP, ICMPV6, SCTP, TCP, UDP, Reason, StatisticReason
 
 TRANSPORTS = {TCP: "tcp", UDP: "udp", ICMP: "icmp", ICMPV6: "icmp6", SCTP: "sctp"}
 
@@ -49,8 +49,7 @@ def tell(
     src: str,
     dst: str,
     flow: np.void,
-    reasons: tuple[Reason, ...],
-    heaviest: str,
+    why: str,
     *,
     rarity: str,
     count: int,
@@ -58,10 +57,10 @@ def tell(
 ) -> str:
     """Put an alert into words: what was done, what was unusual about it, and how often that is a false alarm.
 
-    `heaviest` is the part that weighed most in the conversation's hour, for an alert whose flow gives no reason of its own;
-    `rarity` is what `rarity` says; `count` flows within `span_us` stand behind the alert.
+    `why` is what `surprise` or `resemblance` says, `rarity` what `rarity` says; `count` flows within `span_us` stand behind
+    the alert.
     """
-    told = f"{_deed(src, dst, flow)}: {_surprise(reasons, heaviest)}; false alarms like this: {rarity}."
+    told = f"{_deed(src, dst, flow)}: {why}; false alarms like this: {rarity}."
     if count > 1:
         told += f" It stands for {count:,} flows within {_span(span_us)}."
     return told
@@ -93,8 +92,11 @@ def _deed(src: str, dst: str, flow: np.void) -> str:
     return f"{told} ({state}{volume})"
 
 
-def _surprise(reasons: tuple[Reason, ...], heaviest: str) -> str:
-    """Say what weighed most, how likely the model held it, and what it held likeliest instead."""
+def surprise(reasons: tuple[Reason, ...], heaviest: str) -> str:
+    """Say what weighed most, how likely the model held it, and what it held likeliest instead.
+
+    `heaviest` is the part that weighed most in the conversation's hour, for an alert whose flow gives no reason of its own.
+    """
     if not reasons:
         if not heaviest:
             return "the conversation as a whole was not expected"
@@ -104,6 +106,31 @@ def _surprise(reasons: tuple[Reason, ...], heaviest: str) -> str:
     part = NOUNS.get(first.part, first.part)
     here, rather = share(first.seen_probability), share(first.expected_probability)
     return f"most unusual is the {part}, {first.seen}, with {here} here against {rather} for {first.expected}"
+
+
+def resemblance(name: str, probability: float, flows: int, reasons: tuple[StatisticReason, ...]) -> str:
+    """Say which class the last `flows` flows look like, which of them weighed most, and what about it is far from usual."""
+    told = f"the last {flows} flows look" if flows > 1 else "it looks"
+    told += f" like {name} ({share(probability)})"
+    if not reasons:
+        return told
+    return f"{told}, most of all {flow_of(reasons[0])}: {statistic(reasons[0])}"
+
+
+def flow_of(reason: StatisticReason) -> str:
+    """Name the flow that a statistic is of."""
+    return {0: "this flow", 1: "the flow before"}.get(reason.flow, f"the flow {reason.flow} before")
+
+
+def statistic(reason: StatisticReason) -> str:
+    """Put a statistic beside what is usual."""
+    unit = f" {reason.unit}" if reason.unit else ""
+    return f"{reason.part} is {_number(reason.seen)}{unit}, usual is {_number(reason.usual)}"
+
+
+def _number(value: float) -> str:
+    """Write a statistic with four digits, or all before the point."""
+    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.4g}"
 
 
 def rarity(per_day: float, *, bounded: bool) -> str:

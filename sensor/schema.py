@@ -12,7 +12,7 @@ code a signed and an unsigned 64-bit integer meet in a float, which would lose d
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
@@ -220,6 +220,27 @@ class Reason(msgspec.Struct, frozen=True):
     """Which voice weighed most in the verdict for this part, "lstm" or "frequency": both probabilities are its own."""
 
 
+class StatisticReason(msgspec.Struct, frozen=True):
+    """One statistic that stands far from normal, in the flow of the last ones that weighed most in the class."""
+
+    part: str
+    """Name of the statistic."""
+    unit: str
+    seen: float
+    usual: float
+    """The median of the model's training data."""
+    spreads: float
+    """How far apart the two are, in usual spreads on the logarithm's scale; below the median negative."""
+    flow: int
+    """How many flows before the alerting one: 0 is itself."""
+    attention: float
+    """That flow's share of the attention over the last flows."""
+    voice: str = "multiflow"
+
+
+AnyReason: TypeAlias = Reason | StatisticReason
+
+
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
     """One alert, as the detector decides it. Sinks map it to their own field names; docs/alerts.md has the schema."""
 
@@ -238,7 +259,10 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     community_id: str
     uid: str | None
     score: float
-    """Nats of surprise of the word under the LSTM; NaN never: the frequency voice's nats where the LSTM had shed the flow."""
+    """Of a sequence anomaly, nats of surprise of the word under the LSTM, or under the frequency voice where the LSTM had shed
+    the flow; of a class, its probability. Never NaN."""
+    measure: str = "nats"
+    """What `score` is: "nats" or "probability"."""
     verdict: float
     """What was weighed: the log-odds of the verdict over all voices for this conversation-hour."""
     p_value: float
@@ -252,6 +276,6 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     last_seen_us: int
     model: str
     """Name and version of the model, from its manifest."""
-    reasons: tuple[Reason, ...]
+    reasons: tuple[AnyReason, ...]
     msg: str
     """The alert in words."""

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from models.resident import Scored
 from sensor.addresses import halves
 from sensor.conversations import Conversations
-from sensor.detect import LIFT, SIGNATURE, Detector, severity
+from sensor.detect import SIGNATURE, Detector
+from sensor.detect_alert import severity
+from sensor.detect_watch import LIFT
 from sensor.message import share
-from sensor.schema import CONN_STATES, FLOW, GRE, ICMP, ICMPV6, SCTP, TCP, UDP, Alert
+from sensor.schema import CONN_STATES, FLOW, GRE, ICMP, ICMPV6, SCTP, TCP, UDP, Alert, Reason
 
 HOUR_US = 3_600_000_000
 START_US = 400_000 * HOUR_US  # 2015, at the full hour
@@ -82,6 +84,13 @@ def scored_of(events: list[Event], explain_p: float) -> Scored:
         voice=np.tile(np.array([0, 1, 0, 0], np.uint8), (k, 1)),
         shed=0,
     )
+
+
+def why(alert: Alert) -> list[Reason]:
+    """The reasons of an alert of the word model."""
+    reasons = [reason for reason in alert.reasons if isinstance(reason, Reason)]
+    assert len(reasons) == len(alert.reasons)
+    return reasons
 
 
 def detector(**settings: float) -> Detector:
@@ -390,7 +399,7 @@ def test_reasons_are_the_heaviest_parts_with_what_was_expected_instead() -> None
         ("outcome", "frequency"),
         ("service", "lstm"),
     ]
-    gap = alert.reasons[0]
+    gap = why(alert)[0]
     assert (gap.seen, gap.expected, gap.expected_probability, gap.nats) == ("gap-3 at 445", "gap-10", 0.6, 4.0)
     assert gap.seen_probability == pytest.approx(math.exp(-4), rel=1e-5)
 
@@ -431,7 +440,7 @@ def test_every_reason_shows_less_than_was_expected_and_what_that_cost(rows: list
     for part, (seen, expected, share_) in enumerate(rows):
         scored.seen_probability[0, part], scored.expected_probability[0, part, 0] = seen, expected
         scored.contribution[0, part] = share_
-    reasons = decided(scored).reasons
+    reasons = why(decided(scored))
     assert all(reason.seen_probability <= reason.expected_probability for reason in reasons)  # six digits may hide the rest
     assert all(reason.nats == pytest.approx(-math.log(max(reason.seen_probability, 1e-37)), abs=1e-4) for reason in reasons)
     fit = [part for part, (seen, expected, share_) in enumerate(rows) if seen < expected and share_ > 0]
@@ -443,7 +452,7 @@ def test_score_of_a_shed_flow_is_the_frequencies() -> None:
     scored = scored_of([at(600)], 1.0)
     scored.nats[:], scored.part_nats[:] = np.nan, np.nan
     alert = decided(scored)
-    assert (alert.score, alert.reasons[0].nats) == (20.0, 4.0)
+    assert (alert.score, why(alert)[0].nats) == (20.0, 4.0)
 
 
 def test_alert_without_an_explanation_is_raised_and_counted() -> None:

@@ -425,11 +425,12 @@ import sys
 from datetime import datetime
 from pathlib import Path
 import msgspec
-from sensor.schema import Alert
+from sensor.schema import Alert, Reason
 from sensor.sinks.jsonl import JsonLines
 from sensor.sinks.lines import SinkFailed
 from sensor.sinks.notice import NoticeLog
-alert = msgspec.json.decode(sys.argv[3], type=Alert)
+told = msgspec.json.decode(sys.argv[3])
+alert = Alert(**told | {"reasons": msgspec.convert(told["reasons"], tuple[Reason, ...])})
 with Path(sys.argv[1]).open("wb", buffering=0) as stream:
     if sys.argv[2] == "jsonl":
         sink = JsonLines(stream, sensor="x")

@@ -19,8 +19,8 @@ from rich.text import Text
 
 from sensor import metrics
 from sensor.commands import linktypes
-from sensor.message import share
-from sensor.schema import Alert, Reason
+from sensor.message import flow_of, share, statistic
+from sensor.schema import Alert, AnyReason, Reason
 
 COLOURS = {"critical": "bold red", "high": "red", "medium": "yellow", "low": "cyan"}
 
@@ -89,8 +89,10 @@ def table(alerts: Sequence[Alert], left_out: int) -> Table:
     return drawn
 
 
-def told(reason: Reason) -> str:
-    """Write a reason as one line: what was seen, how likely it was held, and what was expected."""
+def told(reason: AnyReason) -> str:
+    """Write a reason as one line: what was seen, how likely or how far off it was held, and what was expected."""
+    if not isinstance(reason, Reason):
+        return f"{statistic(reason)}; {flow_of(reason)} has {share(reason.attention)} of the attention"
     seen = f"{reason.part}: {reason.seen} ({share(reason.seen_probability)}, {reason.nats:.1f} nats)"
     return f"{seen}, expected {reason.expected} ({share(reason.expected_probability)})"
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import msgspec
 import numpy as np
 
-from sensor.schema import Alert, Reason
+from sensor.schema import Alert, AnyReason
 from sensor.sinks.lines import ByteStream, Lines, raw
 
 NOT_A_TIME = np.iinfo(np.int64).min
@@ -45,7 +45,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     last_seen: str
     model: str
     msg: str
-    reasons: tuple[Reason, ...]
+    reasons: tuple[AnyReason, ...]
 
 
 class JsonLines:
