@@ -19,6 +19,9 @@ ADDRESS_WIDTH = 39
 STAMP_WIDTH = 30
 """Letters of the longest time of day: the years that 64 bits of microseconds reach have six digits and a sign."""
 
+KEY_WIDTH = 17
+"""Letters of a flow's key without its addresses: two ports, a protocol, and four dashes."""
+
 FRACTION, ISO, TWELVE_HOURS = range(3)
 """Forms of a time: a fraction only where there is one, ISO 8601, day first with AM and PM."""
 
@@ -55,6 +58,21 @@ def iso_text(ts_us: NDArray[np.int64]) -> NDArray[np.bytes_]:
 def twelve_hours_text(ts_us: NDArray[np.int64]) -> NDArray[np.bytes_]:
     """Write microseconds since the epoch as "07/07/2017 03:59:50 PM", UTC, what is below the second cut off."""
     return _stamps(ts_us, TWELVE_HOURS)
+
+
+def flow_ids_text(
+    src: NDArray[np.bytes_],
+    dst: NDArray[np.bytes_],
+    src_port: NDArray[np.int64],
+    dst_port: NDArray[np.int64],
+    protocol: NDArray[np.int64],
+) -> NDArray[np.bytes_]:
+    """Write CICFlowMeter's key of each flow, "10.0.0.1-10.0.0.2-4000-53-17", from addresses as text; (n,) bytes."""
+    width = src.dtype.itemsize + dst.dtype.itemsize + KEY_WIDTH
+    out = np.zeros((len(src), width), np.uint8)
+    ends = [np.ascontiguousarray(text).view(np.uint8).reshape(len(src), text.dtype.itemsize) for text in (src, dst)]
+    _write_flow_ids(ends[0], ends[1], np.stack([src_port, dst_port, protocol], axis=1).astype(np.int64), out)
+    return out.view(f"S{width}")[:, 0]
 
 
 def _stamps(ts_us: NDArray[np.int64], form: int) -> NDArray[np.bytes_]:
@@ -233,3 +251,27 @@ def _write_stamps(ts_us: NDArray[np.int64], form: int, out: NDArray[np.uint8]) -
         at = write_number(fraction, 6, row, at + 1)
         if form == ISO:
             row[at] = LETTER_Z
+
+
+@part
+def _copy(text: NDArray[np.uint8], out: NDArray[np.uint8], at: int) -> int:
+    """Copy a text without the zeros that fill its place."""
+    for letter in text:
+        if letter == 0:
+            break
+        out[at] = letter
+        at += 1
+    return at
+
+
+@loop
+def _write_flow_ids(src: NDArray[np.uint8], dst: NDArray[np.uint8], numbers: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+    """Write each key into its row of `out`, which is all zero; `numbers` are ports and protocol."""
+    for number in range(len(out)):
+        row = out[number]
+        at = _copy(src[number], row, 0)
+        row[at] = DASH
+        at = _copy(dst[number], row, at + 1)
+        for place in range(3):
+            row[at] = DASH
+            at = write_number(numbers[number, place], 1, row, at + 1)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensor import addresses
-from sensor.address_text import addresses_text, iso_text, stamps_text, twelve_hours_text
+from sensor.address_text import addresses_text, flow_ids_text, iso_text, stamps_text, twelve_hours_text
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 YEAR_1_US, YEAR_10000_US = -62_135_596_800_000_000, 253_402_300_800_000_000
@@ -88,3 +88,15 @@ def test_the_twelfth_hours_are_noon_and_midnight() -> None:
 
 def test_no_rows_give_no_texts() -> None:
     assert len(addresses_text(np.zeros(0, np.uint64), np.zeros(0, np.uint64))) == len(stamps_text(np.zeros(0, np.int64))) == 0
+
+
+def test_a_flow_s_key_joins_hosts_ports_and_protocol() -> None:
+    src, dst = np.array([b"10.0.0.1", b"2001:db8::1"]), np.array([b"10.0.0.200", b"::"])
+    numbers = [np.array(pair) for pair in ([4000, 65535], [53, 0], [17, 255])]
+    assert flow_ids_text(src, dst, *numbers).tolist() == [b"10.0.0.1-10.0.0.200-4000-53-17", b"2001:db8::1-::-65535-0-255"]
+
+
+def test_the_longest_key_has_room() -> None:
+    longest = np.array([b"ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"])
+    key = flow_ids_text(longest, longest, np.array([65535]), np.array([65535]), np.array([255]))[0]
+    assert key == b"-".join([longest[0], longest[0], b"65535", b"65535", b"255"])

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sensor.address_text import flow_ids_text
 from sensor.commands.misuse import Misuse
 from sensor.row_text import MISSING, Values
 from sensor.schema import END_LOG, FLOW, FlowBatch
@@ -56,10 +57,16 @@ class FlowTable:
             told = batch.flows["first_us"]
             return told if batch.statistics is None else np.where(told == 0, MISSING, told)
         if name in IDENTITY:
-            return _identity(reading, batch, name)
+            return _known(self._texts(reading, name), batch, name)
         if batch.statistics is not None:
             return np.ascontiguousarray(batch.statistics[:, STATISTICS.index(name)], np.float64)
         return column(reading, name)
+
+    def _texts(self, reading: Reading, name: str) -> NDArray[np.bytes_]:
+        if name != "Flow ID":
+            return np.asarray(column(reading, name), np.bytes_)
+        src, dst = (self._texts(reading, end) for end in ("Src IP", "Dst IP"))  # ten times as fast as joining texts in numpy
+        return flow_ids_text(src, dst, reading.field("src_port"), reading.field("dst_port"), reading.protocol)
 
     def _labels(self, batch: FlowBatch) -> NDArray[np.bytes_]:
         """The source's own labels; of a source without any, CICFlowMeter's word for that, which netseq's layout leaves out."""
@@ -97,9 +104,8 @@ def _kind(name: str, blank: Reading, *, known: bool) -> Literal["integer", "real
     return "integer" if not known and column(blank, name).dtype.kind == "i" else "real"
 
 
-def _identity(reading: Reading, batch: FlowBatch, name: str) -> NDArray[np.bytes_]:
-    """Texts of hosts and states; empty where a file of flows has no hosts."""
-    texts = np.asarray(column(reading, name), np.bytes_)
+def _known(texts: NDArray[np.bytes_], batch: FlowBatch, name: str) -> NDArray[np.bytes_]:
+    """The same texts, but empty where a table of flows has no hosts."""
     if batch.statistics is None or name not in ("Flow ID", "Src IP", "Dst IP"):
         return texts
     flows = batch.flows
