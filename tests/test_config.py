@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,9 +30,30 @@ def test_the_defaults_are_those_that_the_documents_promise() -> None:
     assert settings.flows.idle_s == 120
     assert settings.flows.closed_s == 5
     assert settings.flows.attempt_s == 5
+    assert settings.flows.close == "both"
+    assert settings.statistics.rules == "netseq"
     assert settings.conversations.restart_s == 3600
     assert settings.detect.budget_per_day == 20
     assert settings.detect.quiet_s == 3600
+
+
+def test_rules_and_close_can_be_set() -> None:
+    settings = config.load(None, ["statistics.rules=cicflowmeter", "flows.close=first-fin"])
+    assert (settings.statistics.rules, settings.flows.close) == ("cicflowmeter", "first-fin")
+
+
+def test_cicflowmeters_rules_ask_the_decoder_for_its_payload_and_its_layers_and_for_nothing_else() -> None:
+    settings = config.load(None, ["statistics.rules=cicflowmeter", "decode.fragments=128", "flows.idle_s=7"])
+    applied = settings.applied()
+    assert (applied.decode.payload, applied.decode.tunnels) == ("captured", ("vlan", "ipip"))
+    assert applied.applied() == applied
+    decode = config.load(None, ["decode.payload=captured", "decode.tunnels=vlan,ipip", "decode.fragments=128"]).decode
+    assert applied == msgspec.structs.replace(settings, decode=decode)
+
+
+def test_netseqs_rules_leave_the_settings_as_they_are() -> None:
+    settings = config.load(None, ["decode.payload=captured", "decode.tunnels=gre"])
+    assert settings.applied() == settings
 
 
 def test_every_tunnel_that_decode_knows_is_a_setting_and_looked_through_by_default() -> None:
@@ -91,6 +113,8 @@ def test_a_key_like_no_other_gets_the_list_of_known_ones() -> None:
         ("flows.table=true", "flows.table: expected a whole number, got true or false"),
         ("decode.tunnels=gre,teredo", "decode.tunnels: invalid value 'teredo', known are: vlan"),
         ("decode.payload=none", "decode.payload: invalid value 'none', known are: ip, captured"),
+        ("statistics.rules=cic", "statistics.rules: invalid value 'cic', known are: netseq, cicflowmeter"),
+        ("flows.close=rst", "flows.close: invalid value 'rst', known are: both, first-fin"),
         ("model.device=gpu", 'model.device: not a known value; "auto"'),
         ("idle_s=3", "expected section.key=value"),
         ("flows.idle_s", "expected section.key=value"),
