@@ -132,6 +132,12 @@ def test_on_the_days_of_the_published_data_sets_an_hour_before_eight_is_of_the_a
     assert [path.name for path in source.files] == ["morning.csv", "afternoon.csv"]
 
 
+def test_a_time_astray_does_not_decide_for_a_file(tmp_path: Path) -> None:
+    rows = [{"timestamp": "14/02/2018 02:01:50", "src_port": port, "duration": 0} for port in range(200)]
+    flows = read(table(tmp_path, *rows, {"timestamp": "01/01/1970 12:00:00", "src_port": 999}))[1]
+    assert [int(us // 3_600_000_000) % 24 for us in flows[flows["src_port"] < 999]["first_us"]] == [14] * 200
+
+
 def test_small_steps_back_are_no_afternoon(tmp_path: Path) -> None:
     assert hours(tmp_path, "05/02/2018 10:02:00", "05/02/2018 09:58:00", "05/02/2018 10:03:00") == [10, 9, 10]
 

@@ -46,12 +46,13 @@ CONN = np.dtype(
         ("icmp_type", "u1"),
         ("icmp_code", "u1"),
         ("conn_state", "u1"),
+        ("continued", "u1"),
     ]
 )
-"""What a log tells of a connection, 108 bytes."""
+"""What a log tells of a connection, 109 bytes."""
 
 _SAME = ("src_hi", "src_lo", "dst_hi", "dst_lo", "first_us", "last_us", "src_port", "dst_port")
-_SAME_SMALL = ("protocol", "icmp_type", "icmp_code", "conn_state")
+_SAME_SMALL = ("protocol", "icmp_type", "icmp_code", "conn_state", "continued")
 
 BENIGN = ("", "benign", "normal", "normal traffic", "-", "(empty)", "none")
 UNSURE = ("background", "unknown", "needmanuallabel", "no label", "cic")

@@ -39,13 +39,13 @@ TOTALS = {
 COUNTED = {name: f"{name.upper()} Flag Count" for name in SHUFFLED}
 BY_SIDE = ("Fwd RST Flags", "Fwd PSH Flags", "Fwd URG Flags")
 FOR_WORDS = (
-    *("Src Port", "Dst Port", "Protocol", "Flow Duration", "Bwd Header Length", "ICMP Type", "ICMP Code"),
+    *("Src Port", "Dst Port", "Protocol", "Flow Duration", "Bwd Header Length", "ICMP Type", "ICMP Code", "Continued"),
     *TOTALS.values(),
     *COUNTED.values(),
     *BY_SIDE,
 )
 """The numbers that words need, or that tell what the others mean."""
-OPTIONAL = {"Fwd IP Bytes", "Bwd IP Bytes", "CWR Flag Count", "ECE Flag Count", *BY_SIDE, "ICMP Type", "ICMP Code"}
+OPTIONAL = {"Fwd IP Bytes", "Bwd IP Bytes", "CWR Flag Count", "ECE Flag Count", *BY_SIDE, "ICMP Type", "ICMP Code", "Continued"}
 NEEDED = tuple(name for name in (*HOSTS, "Timestamp", *FOR_WORDS) if name not in OPTIONAL)
 LEAST = 10
 """Statistics that make a file a table of flows."""
@@ -227,6 +227,7 @@ class FlowCsvSource(FinishedSource):
         conns["src_port"], conns["dst_port"] = whole.of("Src Port", high=65_535), whole.of("Dst Port", high=65_535)
         for field, name in (("icmp_type", "ICMP Type"), ("icmp_code", "ICMP Code")):
             conns[field] = np.maximum(whole.of(name, low=-1, high=255), 0)
+        conns["continued"] = whole.of("Continued", high=1)
         conns["conn_state"] = columns.codes("Connection State", _STATE_CODES, CONN_STATES.index("OTH"))
         self._place_labels(columns, conns)
         if not self._statistics:
