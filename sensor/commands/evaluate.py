@@ -1,0 +1,153 @@
+"""`netseq-evaluate`: how good a model is on labelled flows, as tables, JSON and one HTML file.
+
+Each subcommand measures one thing and fills a `report.Report`; reading arguments, refusing what cannot work, and writing the
+report is done here for all of them. Heavy imports wait until the arguments are known to be good. Exit status: 0 done, 1 part of
+the input was damaged, or a report could not be written, 2 misuse or nothing to measure, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sensor import __version__
+from sensor.commands.misuse import Misuse, Parser, check_inputs, fail
+from sensor.commands.process import DAMAGED, DONE, INTERRUPTED, MISUSE
+
+if TYPE_CHECKING:  # what these import is slow, and is not needed to tell of a mistake
+    from sensor.commands.report import Report
+
+NAME = "netseq-evaluate"
+
+EPILOG = """\
+Examples:
+  netseq-evaluate words labelled/                        the model that comes along, on a folder of labelled conn.logs
+  netseq-evaluate words office conn.log --train benign/  a model of one's own beside n-grams that saw what it was trained on
+  netseq-evaluate words conn.log --html report.html      the report with its figures, as one file
+  netseq-evaluate words trace.pcap --labels labels.csv   a capture, with labels by time and host (docs/labels.md)
+Exit status: 0 done; 1 part of the input was damaged (the rest was measured); 2 misuse, or nothing to measure.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    arguments = parser().parse_args(argv)
+    arguments.command = shlex.join([NAME, *(sys.argv[1:] if argv is None else argv)])
+    try:
+        check(arguments)
+        return evaluate(arguments)
+    except Misuse as error:
+        return fail(NAME, str(error), MISUSE)
+    except KeyboardInterrupt:
+        return fail(NAME, "interrupted: nothing was measured", INTERRUPTED)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    build = Parser(
+        prog=NAME,
+        description="Measure the models of netseq on labelled traffic.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    build.add_argument("--version", action="version", version=f"netseq {__version__}")
+    kinds = build.add_subparsers(dest="kind", required=True, metavar="KIND")
+    words = kinds.add_parser(
+        "words",
+        help="a word model and frequency baselines, per flow and per conversation-hour",
+        description="Measure a word model, beside n-grams, on labelled conn.logs, flow CSVs or captures.",
+        allow_abbrev=False,
+    )
+    words.add_argument(
+        "files",
+        nargs="+",
+        metavar="[MODEL] FILE",
+        help="a model's folder, if it is not the one that comes along, and labelled traffic: a log, CSV, capture or folder",
+    )
+    words.add_argument("--train", nargs="+", default=[], metavar="FILE", help="benign traffic to count the n-grams on")
+    words.add_argument(
+        "--validation", type=float, default=0.2, metavar="SHARE", help="last share of it left out (default: 0.2)"
+    )
+    words.add_argument("--labels", metavar="CSV", help="label file for traffic without labels (docs/labels.md)")
+    _add_common(words)
+    return build
+
+
+def _add_common(kind: argparse.ArgumentParser) -> None:
+    """Options that all subcommands have."""
+    kind.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
+    kind.add_argument("--html", type=Path, metavar="FILE", help="write the report with its figures as one HTML file")
+    kind.add_argument("--seed", type=int, default=1, help="seed of all that is drawn at random (default: 1)")
+    kind.add_argument("--resamples", type=int, default=300, help="bootstrap resamples for the intervals (default: 300)")
+    kind.add_argument("--threads", type=int, default=1, help="threads (default: 1)")
+    kind.add_argument("--quiet", action="store_true", help="no progress and no table")
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Refuse what cannot work before anything slow begins. Raises Misuse."""
+    if "-" in [*arguments.files, *arguments.train]:
+        raise Misuse("-: evaluation reads its data more than once: give files or folders")
+    check_inputs(NAME, [*arguments.files, *arguments.train, *filter(None, [arguments.labels])])
+    if not 0 <= arguments.validation < 1:
+        raise Misuse(f"--validation {arguments.validation:g}: give a share from 0 on and below 1")
+    for name, least in (("resamples", 0), ("seed", 0), ("threads", 1)):
+        if getattr(arguments, name) < least:
+            raise Misuse(f"--{name} {getattr(arguments, name)}: give a number from {least} on")
+    for path in filter(None, [arguments.json, arguments.html]):
+        folder = path.parent
+        if path.is_dir() or not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+            raise Misuse(f"{path}: cannot be written: name a file in a folder that is there and may be written")
+    if arguments.html and find_spec("matplotlib") is None:
+        raise Misuse("--html draws with matplotlib, which is not installed: pip install 'netseq[evaluate]'")
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """Measure and tell; the exit status. Raises Misuse with the line of whatever was refused."""
+    import torch  # noqa: PLC0415  # slow to import: only once the arguments are known to be good
+
+    from models.checkpoint import ModelDoesNotFit  # noqa: PLC0415
+    from sensor.commands import evaluate_words  # noqa: PLC0415
+    from sensor.kernels import prepare_cache  # noqa: PLC0415
+    from sensor.labels import LabelsError  # noqa: PLC0415
+    from sensor.sources.faults import NotACapture  # noqa: PLC0415
+    from sensor.sources.flowcsv import NotAFlowTable  # noqa: PLC0415
+    from sensor.sources.zeek import NotAConnLog  # noqa: PLC0415
+    from sensor.vocabulary import VocabularyDoesNotFit  # noqa: PLC0415
+
+    prepare_cache()
+    torch.set_num_threads(arguments.threads)
+    measures: dict[str, Callable[[argparse.Namespace], tuple[Report, bool]]] = {"words": evaluate_words.measure}
+    try:
+        report, whole = measures[arguments.kind](arguments)
+    except (NotACapture, NotAConnLog, NotAFlowTable, ModelDoesNotFit, VocabularyDoesNotFit, LabelsError) as error:
+        raise Misuse(str(error)) from error
+    written = tell(arguments, report)
+    return DONE if whole and written else DAMAGED
+
+
+def tell(arguments: argparse.Namespace, report: Report) -> bool:
+    """Show the report and write it where it was asked for; False where a file could not be written."""
+    from rich.console import Console  # noqa: PLC0415
+
+    from sensor.commands.report import draw, to_json  # noqa: PLC0415
+    from sensor.commands.report_html import to_html  # noqa: PLC0415
+
+    if not arguments.quiet:
+        draw(report, Console())
+    written = True
+    for path, form in ((arguments.json, to_json), (arguments.html, to_html)):
+        if path is None:
+            continue
+        try:
+            path.write_text(form(report), encoding="utf-8")
+        except OSError as error:  # a full disk, most likely
+            fail(NAME, f"{path}: the report cannot be written: {error.strerror}", DAMAGED)
+            written = False
+    return written
