@@ -66,9 +66,11 @@ def kind_of(path: str) -> str:
     """Which of KINDS a file looks like by its first bytes; what cannot be read is left to the captures' reader to refuse."""
     try:
         with open(path, "rb", buffering=0) as raw:
-            begun = bytearray(HEAD_BYTES)
+            begun, size = bytearray(HEAD_BYTES), 0
             inflow, _ = unpacked(Origin(raw))
-            head = bytes(begun[: inflow.readinto(memoryview(begun))]).lstrip()
+            while size < HEAD_BYTES and (more := inflow.readinto(memoryview(begun)[size:])):  # four bytes may come first
+                size += more
+            head = bytes(begun[:size]).lstrip()
     except (OSError, Broken):
         return "captures"
     if head[:1] in {b"#", b"{"}:
@@ -76,8 +78,8 @@ def kind_of(path: str) -> str:
     return "flow-csv" if b"," in head and head.isascii() and b"\0" not in head else "captures"
 
 
-def held(path: str, kinds: Sequence[str] = KINDS) -> dict[str, str]:
-    """Which of `kinds` a file or folder truly holds, each with the first such file.
+def held(path: str, kinds: Sequence[str] = KINDS, *, statistics: bool = False) -> dict[str, str]:
+    """Which of `kinds` a file or folder truly holds, each with the first such file; `statistics` as in `open_kind`.
 
     What a file in a folder looks like is not enough: a README may begin as a log does, or hold a comma. So its reader is asked.
     """
@@ -88,30 +90,33 @@ def held(path: str, kinds: Sequence[str] = KINDS) -> dict[str, str]:
         if len(found) == len(kinds) or not inside.is_file():
             continue
         kind = kind_of(str(inside))
-        if kind in kinds and kind not in found and _is_one(str(inside), kind):
+        if kind in kinds and kind not in found and _is_one(str(inside), kind, statistics=statistics):
             found[kind] = str(inside)
     return found
 
 
-def only_kind(path: str, kinds: Sequence[str] = KINDS) -> str:
+def only_kind(path: str, kinds: Sequence[str] = KINDS, *, statistics: bool = False) -> str:
     """The one kind that a file or folder holds; "captures", whose reader says what is wrong, for none. Raises Misuse."""
-    found = held(path, kinds)
+    found = held(path, kinds, statistics=statistics)
     if len(found) > 1:
         (one, first), (other, second) = list(found.items())[:2]
         raise Misuse(f"{path}: holds both {one} ({first}) and {other} ({second}): name them one at a time")
     return next(iter(found), "captures")
 
 
-def open_kind(path: str, kind: str) -> Source:
-    """The source that reads one of KINDS. Raises NotAConnLog, NotAFlowTable or NotACapture."""
+def open_kind(path: str, kind: str, *, statistics: bool = False) -> Source:
+    """The source that reads one of KINDS; tables of flows for words, or for `statistics`, which need no hosts and times.
+
+    Raises NotAConnLog, NotAFlowTable or NotACapture.
+    """
     if kind == "conn.log":
         return ConnLogSource([path])
-    return FlowCsvSource([path]) if kind == "flow-csv" else CaptureSource([path])
+    return FlowCsvSource([path], statistics=statistics) if kind == "flow-csv" else CaptureSource([path])
 
 
-def _is_one(path: str, kind: str) -> bool:
+def _is_one(path: str, kind: str, *, statistics: bool) -> bool:
     try:
-        open_kind(path, kind)
+        open_kind(path, kind, statistics=statistics)
     except (NotAConnLog, NotAFlowTable, NotACapture):
         return False
     return True
@@ -125,7 +130,7 @@ def read(path: str, tell: Callable[[float], None] | None = None) -> DataSet:
     labels: list[str] = []
     details: list[str] = []
     decoder = Decoder()
-    for batch in _batches(source, decoder):
+    for batch in batches_of(source, decoder):
         pieces.append(batch.flows.copy())
         labels.extend(batch.labels or [""] * len(batch.flows))
         details.extend(batch.details or [""] * len(batch.flows))
@@ -153,7 +158,7 @@ def lost_of(source: Source, decoder: Decoder) -> dict[str, int]:
     return {what: number for what, number in lost.items() if number}
 
 
-def _batches(source: Source, decoder: Decoder) -> Iterator[FlowBatch]:
+def batches_of(source: Source, decoder: Decoder) -> Iterator[FlowBatch]:
     """Flows of any source, in the order in which they ended."""
     if not isinstance(source, CaptureSource):
         yield from source
