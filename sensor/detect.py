@@ -75,9 +75,8 @@ class Detector(Watch):
         self.unexplained = 0
 
     def counters(self) -> dict[str, int]:
-        """Give the counts by the names of `metrics`: raised, suppressed and untold add up to the flows over the threshold."""
-        told = {"alerts_raised": self.alerts, "alerts_suppressed": self.suppressed, "alerts_untold": self.untold}
-        return told | ({"alerts_unexplained": self.unexplained} if self.unexplained else {})
+        """Give the counts by the names of `metrics`."""
+        return super().counters() | ({"alerts_unexplained": self.unexplained} if self.unexplained else {})
 
     def decide(
         self,

@@ -70,12 +70,16 @@ class FlowDetector(Watch):
         hour: NDArray[np.int64],
         scored: FlowScored,
         uids: Sequence[str | None] | None = None,
+        *,
+        sequences: NDArray[np.void] | None = None,
     ) -> list[Alert]:
         """Decide over a batch of (B,) FLOW rows with the slots, restarts and hours of their sequences, and their scores.
 
-        `scored` must explain every row up to `ceiling`. Gives the batch's alerts in row order.
+        `scored` must explain every row up to `ceiling`. `sequences` (B,) are the rows with the ends by which the slots were
+        given out, when these are not the flows' own. Gives the batch's alerts in row order.
         """
-        raised = self.raised(flows, slots, restart, hour, scored.verdict, scored.p_value)
+        owners = flows if sequences is None else sequences
+        raised = self.raised(owners, slots, restart, hour, scored.verdict, scored.p_value)
         return [self._alert(told, flows[told["row"]], scored, uids) for told in raised]
 
     def _alert(self, told: np.void, flow: np.void, scored: FlowScored, uids: Sequence[str | None] | None) -> Alert:

@@ -193,6 +193,8 @@ class Watch:
         self.max_p = float(max_p)
         self.least_p = float(least_p)
         self.alerts = 0
+        self.rows: list[int] = []
+        """Rows of the batch decided last that alerted, in order."""
         self._quiet_us = round(quiet_s * 1e6)
         self._watches = np.zeros(capacity, WATCH)
         self._watches["hour"] = np.iinfo(np.int64).min
@@ -259,4 +261,9 @@ class Watch:
             raised,
         )
         self.alerts += found
+        self.rows = raised["row"][:found].tolist()
         return raised[:found]
+
+    def counters(self) -> dict[str, int]:
+        """Give the counts by the names of `metrics`: raised, suppressed and untold add up to the flows over the threshold."""
+        return {"alerts_raised": self.alerts, "alerts_suppressed": self.suppressed, "alerts_untold": self.untold}

@@ -9,15 +9,18 @@ ends everything.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from models.checkpoint import Bundle, ModelDoesNotFit
+from models.multiflow_checkpoint import FlowBundle
 from models.resident import Scorer
 from sensor.assembly import Assembly
 from sensor.config import Settings
 from sensor.conversations import Conversations
 from sensor.detect import Detector
+from sensor.engine_flows import FlowJudge
 from sensor.schema import Alert, FlowBatch, FrameBlock
 from sensor.words import Vocabulary
 
@@ -28,11 +31,14 @@ if TYPE_CHECKING:
 class Judge:
     """From batches of flows to alerts: the models, and the memory of who said what to whom.
 
-    `bundle` is a loaded model, `device` where it runs (None takes CUDA when there is one). Memory is laid out here, once.
+    `bundle` is a loaded word model, `flows` a multi-flow model to judge beside it, `device` where they run (None takes CUDA
+    when there is one). Two models share the alert budget evenly. Memory is laid out here, once.
     Raises ModelDoesNotFit or VocabularyDoesNotFit, one line each.
     """
 
-    def __init__(self, settings: Settings, bundle: Bundle, *, device: torch.device | None = None) -> None:
+    def __init__(
+        self, settings: Settings, bundle: Bundle, flows: FlowBundle | None = None, *, device: torch.device | None = None
+    ) -> None:
         manifest, prior = bundle.manifest, bundle.calibration.per_day
         if not prior > 0:
             raise ModelDoesNotFit(f"{manifest.name} {manifest.version} is not calibrated: train it on more benign hours")
@@ -44,6 +50,8 @@ class Judge:
                 f"{manifest.name} {manifest.version}: its vocabulary speaks {_alphabet(*spoken)}, its network reads"
                 f" {_alphabet(*read)}: copy or train the model again"
             )
+        budget_per_day = settings.detect.budget_per_day / (1 if flows is None else 2)
+        self.flows = None if flows is None else FlowJudge(settings, flows, budget_per_day=budget_per_day, device=device)
         self.conversations = Conversations(conversations=slots, restart_s=settings.conversations.restart_s)
         self.scorer = Scorer(bundle, conversations=slots, device=device, rounds=settings.model.rounds)
         self.detector = Detector(
@@ -51,7 +59,7 @@ class Judge:
             model=f"{manifest.name} {manifest.version}",
             capacity=slots,
             expected_conversation_hours_per_day=prior,
-            budget_per_day=settings.detect.budget_per_day,
+            budget_per_day=budget_per_day,
             quiet_s=settings.detect.quiet_s,
             max_p=settings.detect.max_p,
             least_p=bundle.calibration.least_p,
@@ -59,22 +67,30 @@ class Judge:
         self._words = 0
 
     def judge(self, batch: FlowBatch) -> list[Alert]:
-        """Turn flows into words, score them, and decide."""
+        """Turn flows into words and windows, score them, and decide; the alerts come in the order of their flows."""
         turns = self.conversations.turn(batch.flows)
         words = self.vocabulary.words(batch.flows, turns)
         scored = self.scorer.score(words, turns.slots, turns.restart, turns.hour, explain_p=self.detector.ceiling)
         self._words += len(words)
-        return self.detector.decide(batch.flows, words, turns, scored, batch.uids)
+        alerts = self.detector.decide(batch.flows, words, turns, scored, batch.uids)
+        if self.flows is None:
+            return alerts
+        more = self.flows.judge(batch, turns)
+        rows = [*self.detector.rows, *self.flows.detector.rows]
+        return [alert for _, alert in sorted(zip(rows, [*alerts, *more], strict=True), key=lambda found: found[0])]
 
     def counters(self) -> dict[str, int]:
         """What was counted so far, by the names of `sensor.metrics`."""
+        counted = Counter(self.detector.counters())
+        if self.flows is not None:
+            counted.update(self.flows.counters())
         return {
             "conversations_started": self.conversations.started,
             "conversations_live": self.conversations.live,
             "conversations_evicted": self.conversations.evicted,
             "words_scored": self._words,
             "words_shed": self.scorer.shed,
-            **self.detector.counters(),
+            **counted,
         }
 
 
@@ -86,8 +102,10 @@ def _alphabet(parts: Sequence[str], sizes: Sequence[int]) -> str:
 class Engine:
     """Packets or flows in, alerts out: both halves, one after the other. Arguments and errors are those of Judge."""
 
-    def __init__(self, settings: Settings, bundle: Bundle, *, device: torch.device | None = None) -> None:
-        self.judge = Judge(settings, bundle, device=device)
+    def __init__(
+        self, settings: Settings, bundle: Bundle, flows: FlowBundle | None = None, *, device: torch.device | None = None
+    ) -> None:
+        self.judge = Judge(settings, bundle, flows, device=device)
         self.assembly = Assembly(settings)
 
     def feed(self, block: FrameBlock | FlowBatch) -> list[Alert]:

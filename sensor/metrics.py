@@ -45,6 +45,7 @@ COUNTERS = (
     Counter("conversations_evicted", "conversations", "conversations forgotten because the table was full", loss=True),
     Counter("words_scored", "words", "flows that the models scored"),
     Counter("words_shed", "words", "flows of a flood that were sampled away before the LSTM", loss=True),
+    Counter("windows_scored", "flows", "flows that the multi-flow model scored, each with those before it"),
     Counter("alerts_raised", "alerts", "alerts that were written"),
     Counter("alerts_unexplained", "alerts", "alerts that no part of the word explains, written without a reason"),
     Counter("alerts_suppressed", "flows", "flows over the threshold that an alert of their conversation stands for"),

@@ -148,6 +148,7 @@ def open_engine(settings: config.Settings) -> Engine:
     """Load the model and lay out the engine. Raises ModelDoesNotFit, VocabularyDoesNotFit or Misuse."""
     import torch  # noqa: PLC0415
 
+    from models import multiflow_checkpoint  # noqa: PLC0415
     from models.checkpoint import DEFAULT_MODEL, load  # noqa: PLC0415
     from sensor.engine import Engine  # noqa: PLC0415
 
@@ -156,7 +157,8 @@ def open_engine(settings: config.Settings) -> Engine:
         raise Misuse(f"model.device is {name}, but torch finds no CUDA device here: set it to auto or cpu")
     torch.set_num_threads(settings.model.threads)
     bundle = load(settings.model.path or DEFAULT_MODEL)
-    return Engine(settings, bundle, device=None if name == "auto" else torch.device(name))
+    flows = multiflow_checkpoint.load(settings.model.multiflow) if settings.model.multiflow else None
+    return Engine(settings, bundle, flows, device=None if name == "auto" else torch.device(name))
 
 
 def tell(arguments: argparse.Namespace, source: Source, report: Report, outlets: Sequence[Outlet]) -> int:

@@ -1,0 +1,89 @@
+"""The multi-flow model's part of the engine: batches of flows to statistics, windows, classes and alerts.
+
+`engine.Judge` calls it beside the word model. Whose last flows make a window is the model's own affair: those of the host pair,
+whose turns the word model's conversations have already found, or those of the source host, kept in a table of the same kind.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.folder import ModelDoesNotFit
+from models.multiflow_checkpoint import FlowBundle
+from models.resident_flows import FlowScorer
+from sensor.config import Settings
+from sensor.conversations import Conversations, Turns
+from sensor.detect_flows import FlowDetector
+from sensor.schema import Alert, FlowBatch
+from sensor.spellings import STATISTICS
+from sensor.statistics import statistics
+
+if TYPE_CHECKING:
+    import torch
+
+
+def as_one_host(flows: NDArray[np.void]) -> NDArray[np.void]:
+    """(n,) FLOW rows as if every source spoke to itself: conversations of these are the sources' sequences."""
+    turned = flows.copy()
+    turned["dst_hi"], turned["dst_lo"] = flows["src_hi"], flows["src_lo"]
+    return turned
+
+
+class FlowJudge:
+    """From batches of flows to the multi-flow model's alerts; `bundle` is a loaded model, memory is laid out here, once.
+
+    `budget_per_day` is this model's share of the false alarms a day. Raises ModelDoesNotFit, one line.
+    """
+
+    def __init__(
+        self, settings: Settings, bundle: FlowBundle, *, budget_per_day: float, device: torch.device | None = None
+    ) -> None:
+        manifest, prior = bundle.manifest, bundle.calibration.per_day
+        name = f"{manifest.name} {manifest.version}"
+        unknown = [column for column in manifest.columns if column not in STATISTICS]
+        if unknown:
+            raise ModelDoesNotFit(f"{name}: it reads {unknown[0]!r}, which no statistic here is called: train it again")
+        if not prior > 0:
+            raise ModelDoesNotFit(f"{name} is not calibrated: train it on more ordinary hours")
+        if manifest.rules != settings.statistics.rules:
+            raise ModelDoesNotFit(
+                f"{name} was trained on statistics by the rules {manifest.rules!r}: set statistics.rules to it, or train again"
+            )
+        slots = settings.conversations.table
+        self.manifest = manifest
+        self._rules = settings.statistics.rules
+        self._hosts: Conversations | None = None
+        if manifest.sequence == "host":
+            self._hosts = Conversations(conversations=slots, restart_s=settings.conversations.restart_s)
+        self.scorer = FlowScorer(bundle, slots=slots, device=device)
+        self.detector = FlowDetector(
+            classes=manifest.classes,
+            columns=manifest.columns,
+            centre=manifest.centre,
+            model=name,
+            capacity=slots,
+            expected_conversation_hours_per_day=prior,
+            budget_per_day=budget_per_day,
+            quiet_s=settings.detect.quiet_s,
+            max_p=settings.detect.max_p,
+            least_p=bundle.calibration.least_p,
+        )
+        self._judged = 0
+
+    def judge(self, batch: FlowBatch, turns: Turns) -> list[Alert]:
+        """Compute statistics, score the windows, and decide; `turns` are those of the flows' host pairs."""
+        flows = batch.flows
+        if self._hosts is not None:
+            flows = as_one_host(flows)
+            turns = self._hosts.turn(flows)
+        rows = statistics(batch.flows, self.manifest.columns, self._rules)
+        scored = self.scorer.score(rows, turns.slots, turns.restart, explain_p=self.detector.ceiling)
+        self._judged += len(rows)
+        return self.detector.decide(batch.flows, turns.slots, turns.restart, turns.hour, scored, batch.uids, sequences=flows)
+
+    def counters(self) -> dict[str, int]:
+        """What was counted so far, by the names of `sensor.metrics`."""
+        return {"windows_scored": self._judged, **self.detector.counters()}
