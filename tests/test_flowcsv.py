@@ -251,6 +251,11 @@ def test_a_broken_row_is_named_and_the_others_are_read(tmp_path: Path) -> None:
     assert sum(source.damage_counts.values()) == len(broken) + 1
 
 
+def test_a_duration_with_the_noise_of_floating_point_is_rounded(tmp_path: Path) -> None:
+    _, rows = read(table(tmp_path, {"duration": "1011580.9999999999"}, {"duration": "1011581.0000000001", "src_port": 4}))
+    assert (rows["last_us"] - rows["first_us"]).tolist() == [1_011_581] * 2
+
+
 def test_arp_that_the_tool_took_for_ipv4_is_left_out_and_counted(tmp_path: Path) -> None:
     source, rows = read(table(tmp_path, {}, {"src": "8.6.0.1", "dst": "8.0.6.4", "protocol": 0}))
     assert (len(rows), source.arp_rows, source.damages) == (1, 1, [])

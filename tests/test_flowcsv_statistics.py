@@ -186,6 +186,14 @@ def test_hosts_and_times_that_are_numbers_are_read_as_such(tmp_path: Path) -> No
     assert addresses_text(read.flows["src_hi"], read.flows["src_lo"]).tolist() == [b"0.0.4.237"]
     assert addresses_text(read.flows["dst_hi"], read.flows["dst_lo"]).tolist() == [b"192.168.1.1"]
     assert (read.flows["first_us"].tolist(), read.flows["src_port"].tolist()) == ([181_000_000], [51_885])
+
+
+@pytest.mark.parametrize("host", ["4294967296", "1" * 5000, "12.5", "-1", "1e3"])
+def test_a_number_that_is_no_address_costs_its_row(tmp_path: Path, host: str) -> None:
+    assert Read(written(tmp_path, OLD, {"Src IP": host}, {})).source.damage_counts == {"Src IP": 1}
+
+
+def test_a_table_whose_statistics_were_taken_out_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotAFlowTable, match="no table of flows"):
         FlowCsvSource([written(tmp_path, OLD, lacking=STATISTICS)], statistics=True)
 

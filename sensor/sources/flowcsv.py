@@ -10,6 +10,7 @@ A row that cannot be read is counted with its reason; a file that is no such tab
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -56,6 +57,9 @@ ARP_HOSTS = (0xFFFF_0806_0001, 0xFFFF_0800_0604)
 """8.6.0.1 and 8.0.6.4: an ARP header that the tool reads as IPv4."""
 LONGEST = 1 << 53
 """Larger numbers of a column are no whole numbers any more."""
+NOISE = 1e-3
+"""A duration computed from seconds in floating point may miss a whole number by this."""
+_WHOLE = re.compile(r"([0-9]{1,10})(?:\.0)?")
 _STATE_CODES = {name: place for place, name in enumerate(CONN_STATES)}
 _LAYOUTS = "CICFlowMeter, its Python port, CICIDS2017, CSE-CIC-IDS2018, netseq-flows"
 
@@ -68,11 +72,12 @@ class _Codes(AddressBook):
     """Addresses, and whole numbers in their place: IPv4 written as one number, as tables have it whose hosts are codes."""
 
     def __missing__(self, text: bytes | str) -> bytes:
-        number = str(text).removesuffix(".0")
-        if number.isdecimal() and number.isascii() and int(number) < 1 << 32:
-            self[text] = packed = (V4_MAPPED + int(number)).to_bytes(16)
-            return packed
-        return super().__missing__(text)
+        packed = super().__missing__(text)
+        if number := _WHOLE.fullmatch(str(text)):
+            address = int(number[1])
+            if address < 1 << 32:
+                self[text] = packed = (V4_MAPPED + address).to_bytes(16)
+        return packed
 
 
 class FlowCsvSource(FinishedSource):
@@ -268,7 +273,7 @@ class _Whole:
         unknown = ~np.isfinite(values)
         values = np.where(unknown, 0, values)
         if self._strict:
-            self._columns.refuse(unknown | (values % 1 != 0), name, "not a whole number")
+            self._columns.refuse(unknown | (np.abs(values - np.rint(values)) > NOISE), name, "not a whole number")
         self._columns.refuse(~unknown & ((values < low) | (values > high)), name, f"not from {low} to {high}")
         whole = np.rint(np.clip(values, low, min(high, LONGEST)))
         return np.asarray(whole, dtype=np.int64)
@@ -284,4 +289,4 @@ def _set_times(conns: NDArray[np.void], lasting_us: NDArray[np.float64], bare: b
 def _told(values: NDArray[np.float64], unknown: int) -> NDArray[np.int64]:
     """Numbers as whole ones; `unknown` for what is none."""
     finite = np.clip(np.where(np.isfinite(values), values, unknown), -LONGEST, LONGEST)
-    return np.asarray(finite, dtype=np.int64)
+    return np.asarray(np.rint(finite), dtype=np.int64)
