@@ -24,6 +24,8 @@ from sensor.statistics import COLUMNS, Reading, Rules, column
 
 UNLABELLED = b"NeedManualLabel"
 """What CICFlowMeter writes where nobody has judged a flow."""
+NO_LABEL = "no label"
+"""The detail of a row whose label is empty."""
 BENIGN = "BENIGN"
 """CICIDS2017's word for a row that is no attack."""
 
@@ -54,8 +56,9 @@ class FlowTable:
         if name == "Label":
             return self._labels(batch)
         if name == "Timestamp":
-            told = batch.flows["first_us"]
-            return told if batch.statistics is None else np.where(told == 0, MISSING, told)
+            told = np.ascontiguousarray(batch.flows["first_us"], np.int64)
+            timed = batch.statistics is None or told.any()  # a table without times has 0 in all rows
+            return told if timed else np.full(len(told), MISSING)
         if name in IDENTITY:
             return _known(self._texts(reading, name), batch, name)
         if batch.statistics is not None:
@@ -74,8 +77,14 @@ class FlowTable:
             return np.full(len(batch.flows), self._unlabelled)
         details = batch.details or [""] * len(batch.labels)
         pairs = list(zip(batch.labels, details, strict=True))
-        texts = {pair: _plain(_label(*pair)) for pair in set(pairs)}
+        texts = {pair: self._label(*pair) for pair in set(pairs)}
         return np.array([texts[pair] for pair in pairs], np.bytes_)
+
+    def _label(self, label: str, detail: str) -> bytes:
+        """A label in one word: the attack's; for a row that nobody judged, why; else CICIDS2017's word for benign."""
+        if not label and detail.lower() == NO_LABEL:
+            return self._unlabelled
+        return _plain(label or (detail if detail.lower() in UNSURE else BENIGN))
 
 
 def _names(chosen: Sequence[str]) -> list[str]:
@@ -111,11 +120,6 @@ def _known(texts: NDArray[np.bytes_], batch: FlowBatch, name: str) -> NDArray[np
     flows = batch.flows
     hosts = flows["src_hi"] | flows["src_lo"] | flows["dst_hi"] | flows["dst_lo"]
     return np.where((hosts == 0) & (flows["end"] == END_LOG), b"", texts)
-
-
-def _label(label: str, detail: str) -> str:
-    """A label in one word: the attack's; for a row that nobody judged, why; else CICIDS2017's word for benign."""
-    return label or (detail if detail.lower() in UNSURE else BENIGN)
 
 
 def _plain(text: str) -> bytes:

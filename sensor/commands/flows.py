@@ -262,7 +262,11 @@ def tell(arguments: argparse.Namespace, source: Source, report: Report) -> int:
 
     status = reading.warn(NAME, source, report)
     if not arguments.quiet:
-        notes = reading.left_out(source) + ([f"written       {arguments.output}"] if arguments.output else [])
+        notes = (
+            reading.mended(source)
+            + reading.left_out(source)
+            + ([f"written       {arguments.output}"] if arguments.output else [])
+        )
         log = reading.is_log(source)
         text = terminal.summary(report.counters, notes, report.seconds, rated=not report.cold, log=log, judged=False)
         if arguments.output:

@@ -106,10 +106,10 @@ def open_source(paths: Sequence[str], settings: config.Settings, *, tables: bool
     from sensor.sources.pcap import CaptureSource  # noqa: PLC0415
     from sensor.sources.zeek import ConnLogSource  # noqa: PLC0415
 
-    kinds = KINDS if tables else ("captures", "conn.log")
-    finished = {
-        path: kind for path in paths if path != "-" and (kind := only_kind(path, kinds)) in kinds and kind != "captures"
+    kinds = {
+        path: only_kind(path, KINDS if tables else ("captures", "conn.log"), statistics=tables) for path in paths if path != "-"
     }
+    finished = {path: kind for path, kind in kinds.items() if kind == "conn.log" or (tables and kind == "flow-csv")}
     if not finished:
         return CaptureSource(paths, block_frames=settings.source.block_frames)
     first, kind = next(iter(finished.items()))
@@ -198,6 +198,12 @@ def damages_of(source: Source) -> list[str]:
     if more:
         lines.append(f"{source.damages[0].path}: and {more:,} more places that could not be read: the summary counts them all")
     return lines
+
+
+def mended(source: Source) -> list[str]:
+    """Tell what was put right in tables of other tools, for the summary."""
+    cells: dict[str, int] = getattr(source, "mended", {})
+    return [f"put right     {number:>14,}  {what}" for what, number in cells.items()]
 
 
 def left_out(source: Source) -> list[str]:
