@@ -291,16 +291,21 @@ class Trainer:
         if not content:
             return
         about, tensors = unfinished.decode(checkpoint, content, self._about())
+        held = self.model.state_dict()
+        wanted = {f"{part}.{name}": tensor.shape for part in ("model", "best") for name, tensor in held.items()}
+        for name in self._names:
+            sizes = {"step": torch.Size([]), "exp_avg": held[name].shape, "exp_avg_sq": held[name].shape}
+            wanted |= {f"optimiser.{name}.{kind}": size for kind, size in sizes.items()}
+        sizes_held = {name: tensor.shape for name, tensor in tensors.items()}
+        other = sorted(name for name in wanted.keys() | tensors.keys() if wanted.get(name) != sizes_held.get(name))
+        if other:
+            raise CheckpointDoesNotFit(f"{checkpoint}: its numbers do not fit ({other[0]}): train afresh without --resume")
         moments = {place: _part(tensors, f"optimiser.{name}.") for place, name in enumerate(self._names)}
         groups = self._optimiser.state_dict()["param_groups"]
-        try:
-            self.model.load_state_dict(_part(tensors, "best."))
-            self._best = self._copy()
-            self.model.load_state_dict(_part(tensors, "model."))
-            self._optimiser.load_state_dict({"state": moments, "param_groups": groups})
-        except (RuntimeError, KeyError) as wrong:
-            reason = " ".join(str(wrong).split())[:200]
-            raise CheckpointDoesNotFit(f"{checkpoint}: tensors are missing ({reason}): train afresh without --resume") from None
+        self._optimiser.load_state_dict({"state": moments, "param_groups": groups})
+        self.model.load_state_dict(_part(tensors, "best."))
+        self._best = self._copy()
+        self.model.load_state_dict(_part(tensors, "model."))
         self.history = about.history
 
 
