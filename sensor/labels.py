@@ -6,7 +6,7 @@ some line bounds; a line then looks only at the flows of its narrowest one. So t
 what they match, and not the product. A file with a bad line is refused, with all its bad lines at once: a label that is
 silently missing would teach a model that an attack is benign.
 
-`Labels.read` and `of` are called by the commands that train and measure; what a label's text means is theirs to say.
+`Labels.read` and `of` are called by the commands that train and measure; which class a label means is theirs to say.
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ PROTOCOLS = {
     "tcp": TCP, "udp": UDP, "icmp": ICMP, "icmp6": ICMPV6, "icmpv6": ICMPV6, "ipv6-icmp": ICMPV6, "sctp": SCTP, "igmp": IGMP,
     "gre": GRE, "esp": ESP,
 }  # fmt: skip
+BENIGN = ("", "benign", "normal", "normal traffic", "-", "(empty)", "none")
+UNSURE = ("background", "unknown", "needmanuallabel", "no label", "cic")
+"""Labels, in lower case, that name no attack, and those that do not call a flow benign either. The same as in data sets that
+have labels (`sources.finished`, which must not know this module); a test compares the two."""
 YES, NO = ("", "yes", "true", "1"), ("no", "false", "0")
 
 TOLD_LINES = 20
@@ -66,6 +70,7 @@ class Line(NamedTuple):
     number: int
     """In the file, counted from 1."""
     label: str
+    """As it is written."""
     begins_us: Range
     src: Range
     dst: Range
@@ -83,8 +88,10 @@ class Labels:
         self.lines = tuple(lines)
         self.name = name
         """The file, for messages."""
-        self.names = tuple(line.label for line in self.lines)
-        """The label of each line, as it is written."""
+        self.names = tuple("" if line.label.lower() in BENIGN + UNSURE else line.label for line in self.lines)
+        """The label of each line; "" for what names no attack."""
+        self.unsure = np.array([line.label.lower() in UNSURE for line in self.lines])
+        """(lines,) which of the lines that name no attack do not call their flows benign either."""
         self.matched = np.zeros(len(self.lines), np.int64)
         """Flows that each line gave its label so far."""
         self.forestalled = np.zeros(len(self.lines), np.bool_)
@@ -150,7 +157,7 @@ class Labels:
         return "\n".join(told)
 
     def _named(self, place: int) -> str:
-        return f"line {self.lines[place].number}: {self.names[place] or 'benign'}"
+        return f"line {self.lines[place].number}: {self.lines[place].label or 'benign'}"
 
 
 def _told(wrong: Sequence[str], name: str) -> str:

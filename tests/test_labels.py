@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from sensor import labels as module
 from sensor.addresses import halves, packed
 from sensor.labels import TOLD_LINES, Labels, LabelsError
 from sensor.schema import FLOW, ICMP, TCP, UDP
+from sensor.sources import finished
 
 DAY_S = 1_499_385_600
 """2017-07-07T00:00:00Z."""
@@ -44,7 +46,7 @@ def matches(
 def test_the_first_line_that_matches_wins() -> None:
     read = labels(f",,{ATTACKER},{VICTIM},,80,tcp,DoS Hulk", f",,{ATTACKER},,,,,PortScan", ",,,,,,,BENIGN")
     flows = [flow(ATTACKER, VICTIM), flow(ATTACKER, VICTIM, dst_port=22), flow(OTHER, VICTIM)]
-    assert [read.names[place] for place in read.of(np.concatenate(flows))] == ["DoS Hulk", "PortScan", "BENIGN"]
+    assert [read.names[place] for place in read.of(np.concatenate(flows))] == ["DoS Hulk", "PortScan", ""]
 
 
 def test_a_flow_that_no_line_matches_gets_none() -> None:
@@ -105,6 +107,16 @@ def test_columns_stand_in_any_order_and_comments_blank_lines_quotes_and_crlf_are
     read = Labels.parse(text.encode(), "labels.csv")
     assert (read.names, read.lines[0].number) == (("Web Attack, XSS",), 5)
     assert read.of(flow(ATTACKER, VICTIM)).tolist() == [0]
+
+
+def test_what_names_no_attack_has_an_empty_name_and_what_nobody_judged_is_marked() -> None:
+    read = labels(*(f",,,,,,,{label}" for label in ("BENIGN", "", "Normal Traffic", "Background", "DoS")))
+    assert read.names == ("", "", "", "", "DoS")
+    assert read.unsure.tolist() == [False, False, False, True, False]
+
+
+def test_the_spellings_of_no_attack_are_those_of_data_sets_with_labels() -> None:
+    assert (module.BENIGN, module.UNSURE) == (finished.BENIGN, finished.UNSURE)
 
 
 def test_the_report_tells_what_each_line_matched_and_which_matched_nothing() -> None:

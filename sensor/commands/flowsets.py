@@ -240,7 +240,7 @@ class _Judge:
         self._numbers: dict[Pair | None, int] = {None: 0}
         self._rows = np.zeros(1, np.int64)
         texts = Texts()
-        pairs = [texts.known[texts.place(text, "")] for text in labels.names] if labels is not None else []
+        pairs = [texts.known[texts.place(line.label, "")] for line in labels.lines] if labels is not None else []
         self._of_line = np.array([self._number(pair) for pair in pairs], np.int64)
 
     def _number(self, pair: Pair | None) -> int:
