@@ -124,6 +124,13 @@ def test_a_clock_that_runs_backwards_leaves_no_duration(rules: Rules, duration_u
     assert (flow["Flow Duration"], flow["Flow Packets/s"], flow["Flow IAT Mean"]) == (duration_us, per_s, -200_000)
 
 
+@pytest.mark.parametrize(("rules", "per_s"), [("netseq", 0), ("cicflowmeter", -400 / 0.3)])
+def test_a_bulk_in_which_the_clock_runs_backwards_takes_no_time(rules: Rules, per_s: float) -> None:
+    (flow,) = compare([spoke(1.0 - step / 10, payload=100) for step in range(4)], rules)
+    assert (flow["Fwd Packet/Bulk Avg"], flow["Fwd Bytes/Bulk Avg"]) == (4, 400)
+    assert math.isclose(flow["Fwd Bulk Rate Avg"], per_s, rel_tol=RELATIVE)
+
+
 def test_a_clock_that_is_set_back_by_more_than_a_minute_ends_the_flows_before_it() -> None:
     flows = compare([spoke(500.0), spoke(500.1), spoke(10.0), spoke(10.2), sent(10.3, SYN)], "netseq")
     assert sorted((flow["Flow Duration"], flow["Total Fwd Packet"]) for flow in flows) == [(0, 1), (100_000, 2), (200_000, 2)]
