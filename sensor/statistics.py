@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sensor.spellings import SPELLINGS, STATISTICS
 from sensor.statistics_column import Column, Texts
-from sensor.statistics_reading import Numbers, Reading, Rules
+from sensor.statistics_reading import Numbers, Reading, Rules, columns_of
 from sensor.statistics_sides import SIDES
 from sensor.statistics_whole import WHOLE
 
@@ -49,7 +49,7 @@ def statistics(flows: NDArray[np.void], names: Sequence[str] = STATISTICS, rules
     out = np.empty((len(flows), len(names)), np.float32)
     for first in range(0, len(flows), BATCH):
         reading = Reading(flows[first : first + BATCH], rules)
-        block = np.empty((len(names), len(reading.flows)), np.float32)
+        block = columns_of(len(names), len(reading.flows), np.dtype(np.float32))
         for place, name in enumerate(names):
             block[place] = column(reading, name)
         out[first : first + BATCH] = block.T

@@ -1,4 +1,4 @@
-"""Computes all columns of FLOW rows with the kernels as plain Python; run by `test_statistics_spread` as a program of its own.
+"""Computes all columns of FLOW rows with the kernels as plain Python; run by `test_statistics_kernel` as a program of its own.
 
 numba is switched off for a whole process: flows.npy and the rules in, columns.npy out.
 """

@@ -1,9 +1,9 @@
-"""The variances of a batch of flows, exact: compiled loops over the sums that FLOW rows carry.
+"""Compiled loops under the statistics: variances without rounding, and division.
 
 The variance of n samples is (n * sum of squares - square of the sum) / (n * (n - 1)). Gaps of a regular sender are a million
 times longer than they differ, so the two products agree in their first twelve digits or more, and doubles would lose what is
 asked for. FLOW rows keep both sums exactly; here the products are made in 192 bits and only their difference becomes a
-double. `statistics_reading` calls this once for each batch.
+double. `statistics_reading` calls them for every batch.
 """
 
 from __future__ import annotations
@@ -80,3 +80,10 @@ def variances(flows: NDArray[np.void], last_active: bool, out: NDArray[np.float6
             high += high_half(size, size) + (U1 if low < before else U0)
         out[6, i] = variance(n, total, low, high)
         out[7, i] = variance(idle["n"], idle["sum"], idle["square_lo"], idle["square_hi"])
+
+
+@loop
+def divide(part: NDArray[np.generic], whole: NDArray[np.generic], out: NDArray[np.float64]) -> None:
+    """Fill `out` (n,) with part / whole, and 0 where whole is 0."""
+    for i in range(len(out)):
+        out[i] = np.float64(part[i]) / np.float64(whole[i]) if whole[i] != 0 else 0.0

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flow_packets import START_US, drained
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -19,7 +19,7 @@ from sensor.flows import FlowTable
 from sensor.schema import FLOW, PACKET, UDP, V4_MAPPED
 from sensor.spellings import STATISTICS
 from sensor.statistics import Reading, Rules, column
-from sensor.statistics_spread import SPREADS, high_half, variance, variances
+from sensor.statistics_kernel import SPREADS, high_half, variance, variances
 
 LOW64 = (1 << 64) - 1
 RELATIVE = 1e-15
@@ -63,6 +63,24 @@ def test_the_upper_half_of_a_product_is_that_of_python(a: int, b: int) -> None:
 @given(sums())
 def test_variance_is_the_exact_one_rounded_for_sums_of_128_bits(drawn: tuple[int, int, int]) -> None:
     assert math.isclose(ours(*drawn), exact(*drawn), rel_tol=RELATIVE, abs_tol=0.0)
+
+
+@pytest.mark.parametrize("n", [3, 1001, (1 << 32) + 1, (1 << 40) - 1])
+def test_a_carry_out_of_the_middle_digit_is_taken_along(n: int) -> None:
+    square = (-pow(n, -1, 1 << 64) % (1 << 64)) << 64 | LOW64
+    assert (n * (square >> 64) & LOW64) == LOW64
+    assert math.isclose(ours(n, 1 << 60, square), exact(n, 1 << 60, square), rel_tol=RELATIVE)
+
+
+@settings(deadline=None)
+@given(st.integers(2, 1 << 40), st.integers(1 << 34, (1 << 63) - 1), st.data())
+def test_a_borrow_through_an_equal_middle_digit_is_taken_along(n: int, total: int, data: st.DataObject) -> None:
+    """The products differ above the middle digit, and in the lowest the other way round."""
+    upper = data.draw(st.integers(1, n - 1)) << 128 | total * total >> 64 << 64
+    low = -upper % n
+    assume(low < total * total & LOW64)
+    square = (upper + low) // n
+    assert math.isclose(ours(n, total, square), exact(n, total, square), rel_tol=RELATIVE)
 
 
 @settings(deadline=None)
