@@ -38,6 +38,8 @@ class FlowSet(NamedTuple):
     """(N,) where a sequence begins afresh."""
     day: NDArray[np.int64]
     """(N,) days from the epoch to the flow's end; 0 where times are unknown."""
+    hour: NDArray[np.int64] | None = None
+    """(N,) hours, alike; None where they were not kept, and days must do."""
 
 
 class Split(NamedTuple):
@@ -63,6 +65,7 @@ def join(sets: Sequence[FlowSet]) -> FlowSet:
         np.concatenate([one.slots + np.int32(shift) for one, shift in zip(sets, shifts, strict=True)]),
         np.concatenate([one.restart for one in sets]),
         np.concatenate([one.day for one in sets]),
+        None if any(one.hour is None for one in sets) else np.concatenate([one.hour for one in sets if one.hour is not None]),
     )
 
 
@@ -105,6 +108,38 @@ def given(flows: FlowSet, test: Bools, seed: int = 1, validation: float = 0.1) -
     """Test on the rows marked in `test` (N,), of other files most likely; hold whole sequences of the others back."""
     part = np.where(flows.label == UNJUDGED, _NOWHERE, np.where(test, _TEST, _TRAINING)).astype(np.int8)
     return _held_back(flows, part, np.random.default_rng(seed), float(test.any()), validation, None)
+
+
+def remarks(flows: FlowSet, split: Split, classes: Sequence[str], columns: Sequence[str], length: int) -> list[str]:
+    """What a person must know of a split before a model or a measure is believed; a line each.
+
+    `length` is the number of flows in a window.
+    """
+    trained, held, tested = (
+        class_counts(flows.label[rows], len(classes)).tolist() for rows in (split.training, split.validation, split.test)
+    )
+    told = []
+    for name, *counts in zip(classes, trained, held, tested, strict=True):
+        learned, elsewhere = counts[0], sum(counts[1:])
+        if not learned and not elsewhere:
+            told.append(f"class {name} has no flow: the model will not know it")
+        elif not learned:
+            told.append(f"class {name} has no flow to train on, and {elsewhere:,} to validate or test on: all will be wrong")
+        elif learned < length:
+            told.append(f"class {name} has {learned:,} flows to train on, fewer than the {length} of a window")
+        if learned and not counts[2] and len(split.test):
+            told.append(f"class {name} has no flow to test on")
+    told += [
+        f"class {classes[number]} stands in one sequence only: trained on its earlier flows and tested on its later ones"
+        for number in split.in_time
+    ]
+    if split.left_out:
+        told.append(f"{split.left_out:,} flows are context only: their class and their sequence are on different sides")
+    trained_rows = flows.rows[split.training]
+    unknown = [name for place, name in enumerate(columns) if not np.isfinite(trained_rows[:, place]).any()]
+    if unknown:
+        told.append(f"columns without a value in any flow to train on: {', '.join(unknown)}")
+    return told
 
 
 class _Apart(NamedTuple):

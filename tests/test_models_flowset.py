@@ -6,7 +6,7 @@ from hypothesis import given as drawn
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from models.flowset import UNJUDGED, FlowSet, Split, class_counts, given, honest, join, stratified
+from models.flowset import UNJUDGED, FlowSet, Split, class_counts, given, honest, join, remarks, stratified
 from models.windows import sequences
 
 
@@ -126,3 +126,30 @@ def test_an_empty_part_is_refused_in_one_line() -> None:
     with pytest.raises(ValueError, match="left to train on"):
         given(flows_of([0, 1], [0, 1]), np.ones(2, np.bool_))
     assert len(stratified(flows_of([0, 1], [0, 1]), share=0.0, validation=0.0).training) == 2
+
+
+def test_what_a_split_leaves_doubtful_is_told_a_line_each() -> None:
+    flows = flows_of([0] * 60 + [1] * 8 + [2] * 30, [number // 3 for number in range(60)] + [50] * 8 + [60] * 30)
+    rows = np.column_stack([flows.rows, np.full(98, np.nan, np.float32)])
+    test = np.arange(98) >= 68
+    split = given(flows, test)._replace(in_time=(1,), left_out=2)
+    told = remarks(flows._replace(rows=rows), split, ["Normal", "Bot", "DoS", "DDoS"], ["Flow Duration", "Src Port"], 10)
+    assert told == [
+        "class Normal has no flow to test on",
+        "class Bot has 7 flows to train on, fewer than the 10 of a window",
+        "class Bot has no flow to test on",
+        "class DoS has no flow to train on, and 30 to validate or test on: all will be wrong",
+        "class DDoS has no flow: the model will not know it",
+        "class Bot stands in one sequence only: trained on its earlier flows and tested on its later ones",
+        "2 flows are context only: their class and their sequence are on different sides",
+        "columns without a value in any flow to train on: Src Port",
+    ]
+
+
+def test_hours_are_joined_only_where_all_sets_have_them() -> None:
+    one = flows_of([0, 1], [0, 0])
+    timed = one._replace(hour=np.array([4, 5]))
+    assert join([one, timed]).hour is None
+    hours = join([timed, timed]).hour
+    assert hours is not None
+    assert hours.tolist() == [4, 5, 4, 5]
