@@ -70,7 +70,7 @@ def _nfstream(folder: Path) -> Peer:
 
 def _port(folder: Path, few: Path) -> Peer:
     environment, tables = folder / "cicflowmeter", folder / "cicflowmeter-tables"
-    peer = Peer("Python port of CICFlowMeter", (), "", _refused(environment, PORT), packets=20_000)
+    peer = Peer("Python port of CICFlowMeter", (), "", _refused(environment, PORT), packets=10_000)
     version = _installed(environment, PORT)
     if version is None:
         return peer
