@@ -218,16 +218,29 @@ def test_a_labelled_table_keeps_its_values_and_its_labels(run: Flows, tmp_path: 
     assert pq.read_table(tmp_path / "x.parquet").to_pylist()[0]["bwd_iat_mean_us"] is None
 
 
-def test_a_table_without_hosts_and_times_leaves_them_empty(run: Flows, tmp_path: Path) -> None:
+@pytest.fixture
+def without_hosts(tmp_path: Path) -> Path:
+    """The form of CICIDS2017 that is meant for machine learning."""
     path = tmp_path / "learning.csv"
     rows = [line.split(",") for line in CICIDS.splitlines()]
     gone = {
         place for place, name in enumerate(rows[0]) if name.strip() in ("Flow ID", "Source IP", "Destination IP", "Timestamp")
     }
     path.write_text("".join(",".join(c for place, c in enumerate(row) if place not in gone) + "\n" for row in rows))
-    for row in table(run("--quiet", path).out):
+    return path
+
+
+def test_a_table_without_hosts_and_times_leaves_them_empty(run: Flows, without_hosts: Path) -> None:
+    rows = table(run("--quiet", without_hosts).out)
+    assert [row["Dst Port"] for row in rows] == ["443", "80"]
+    for row in rows:
         assert (row["Flow ID"], row["Src IP"], row["Dst IP"], row["Timestamp"]) == ("", "", "", "")
-        assert row["Dst Port"] in ("443", "80")
+
+
+def test_no_conn_log_is_made_of_a_table_without_hosts(run: Flows, without_hosts: Path) -> None:
+    ended = run("--format", "zeek-json", without_hosts)
+    assert (ended.status, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert f"{without_hosts}: the table has no hosts or no times" in ended.err
 
 
 CONN = '{"ts":1.7e9,"uid":"C1","id.orig_h":"10.0.0.1","id.orig_p":4000,"id.resp_h":"10.0.0.2","id.resp_p":53,"proto":"udp"}\n'

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import stat
 import sys
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # what these import is slow, and is not needed to tell of a m
     from sensor.commands.flow_table import FlowTable
     from sensor.commands.reading import Source
     from sensor.schema import FlowBatch
+    from sensor.sinks.conn_log import ConnLog
 
 NAME = "netseq-flows"
 
@@ -211,9 +213,17 @@ def open_sink(arguments: argparse.Namespace, settings: config.Settings, form: st
         stream = stack.enter_context(open_file(path, "flows")) if path else standard_output()
         if form in ("zeek", "zeek-json"):
             log = ConnLog(stream, "tsv" if form == "zeek" else "json", clock=datetime.now, name=name)
-            yield Sink(log.write, log.close)
+            yield Sink(functools.partial(write_connections, log, arguments.files[0]), log.close)
         else:
             yield text_sink(form, layout, table, stream, name)
+
+
+def write_connections(log: ConnLog, path: str, batch: FlowBatch) -> None:
+    """Write flows as connections. Raises Misuse for a table without hosts or times, of which none can be made."""
+    flows = batch.flows
+    if batch.statistics is not None and not (flows["src_lo"].any() and flows["first_us"].any()):
+        raise Misuse(f"{path}: the table has no hosts or no times, and a conn.log needs both: choose another --format")
+    log.write(batch)
 
 
 def text_sink(form: str, layout: str, table: FlowTable, stream: io.FileIO, name: str) -> Sink:
