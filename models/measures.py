@@ -128,21 +128,30 @@ def interval(measured: Floats) -> Interval:
     return Interval(float(measured[0]), float(low), float(high))
 
 
+def draws(kind: NDArray[np.integer], resamples: int, seed: int, cells: int) -> Iterator[Floats]:
+    """How often each of (G,) groups is drawn in `resamples` bootstraps, (r, G) at a time.
+
+    Groups of one `kind` (G,) stand in for each other. `cells` is how many numbers the caller makes of one resample: so many
+    resamples are drawn at once as CELLS allows.
+    """
+    random = np.random.default_rng(seed)
+    kinds = [np.flatnonzero(kind == one) for one in np.unique(kind)]
+    at_once = max(1, CELLS // max(1, cells))
+    for start in range(0, resamples, at_once):
+        rows = min(at_once, resamples - start)
+        drawn = np.zeros((rows, len(kind)))
+        for same in kinds:
+            picks = random.integers(0, len(same), (rows, len(same))) + np.arange(rows)[:, None] * len(same)
+            drawn[:, same] = np.bincount(picks.ravel(), minlength=rows * len(same)).reshape(rows, -1)
+        yield drawn
+
+
 def _weightings(attack: Masks, groups: NDArray[np.integer], resamples: int, seed: int) -> Iterator[Floats]:
     """Weights of the N rows, (r, N) at a time: first all 1, then each resample of the groups."""
     _, group = np.unique(groups, return_inverse=True)
-    count = int(group.max(initial=-1)) + 1
-    hostile = np.bincount(group, attack, minlength=count) > 0
-    kinds = [np.flatnonzero(kind) for kind in (hostile, ~hostile) if kind.any()]
-    random = np.random.default_rng(seed)
+    hostile = np.bincount(group, attack) > 0
     yield np.ones((1, len(attack)))
-    at_once = max(1, CELLS // max(1, len(attack)))
-    for start in range(0, resamples, at_once):
-        rows = min(at_once, resamples - start)
-        drawn = np.zeros((rows, count))
-        for kind in kinds:
-            picks = random.integers(0, len(kind), (rows, len(kind))) + np.arange(rows)[:, None] * len(kind)
-            drawn[:, kind] = np.bincount(picks.ravel(), minlength=rows * len(kind)).reshape(rows, -1)
+    for drawn in draws(hostile.astype(np.int64), resamples, seed, len(attack)):
         yield drawn[:, group]
 
 

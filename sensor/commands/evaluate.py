@@ -31,6 +31,8 @@ Examples:
   netseq-evaluate words office conn.log --train benign/  a model of one's own beside n-grams that saw what it was trained on
   netseq-evaluate words conn.log --html report.html      the report with its figures, as one file
   netseq-evaluate words trace.pcap --labels labels.csv   a capture, with labels by time and host (docs/labels.md)
+  netseq-evaluate multiflow flows/ tuesday.csv           a multi-flow model beside other classifiers, on an honest split
+
 Exit status: 0 done; 1 part of the input was damaged (the rest was measured); 2 misuse, or nothing to measure.
 """
 
@@ -77,7 +79,31 @@ def parser() -> argparse.ArgumentParser:
     )
     words.add_argument("--labels", metavar="CSV", help="label file for traffic without labels (docs/labels.md)")
     _add_common(words)
+    _add_multiflow(kinds)
     return build
+
+
+def _add_multiflow(kinds: argparse._SubParsersAction[Parser]) -> None:
+    """The subcommand for multi-flow models."""
+    flows = kinds.add_parser(
+        "multiflow",
+        help="a multi-flow model beside classifiers that learn from the same rows",
+        description="Measure a multi-flow model, beside scikit-learn's classifiers, on labelled flows.",
+        allow_abbrev=False,
+    )
+    flows.add_argument(
+        "files", nargs="+", metavar="MODEL FILE", help="a model's folder, and labelled flows: a CSV, log, capture or folder"
+    )
+    flows.add_argument("--train", nargs="+", default=[], metavar="FILE", help="flows that the other classifiers learn from")
+    flows.add_argument(
+        "--split", choices=("honest", "stratified"), default="honest", help="how FILE is cut without --train (default: honest)"
+    )
+    flows.add_argument("--test", type=float, default=0.2, metavar="SHARE", help="share of it to test on (default: 0.2)")
+    flows.add_argument("--alone", action="store_true", help="no other classifiers: the model on all rows")
+    flows.add_argument("--rows", type=int, default=200_000, help="most rows that they learn from (default: 200,000)")
+    flows.add_argument("--as-published", action="store_true", help="take columns that follow other rules than netseq's")
+    flows.add_argument("--labels", metavar="CSV", help="label file for traffic without labels (docs/labels.md)")
+    _add_common(flows)
 
 
 def _add_common(kind: argparse.ArgumentParser) -> None:
@@ -95,15 +121,21 @@ def check(arguments: argparse.Namespace) -> None:
     if "-" in [*arguments.files, *arguments.train]:
         raise Misuse("-: evaluation reads its data more than once: give files or folders")
     check_inputs(NAME, [*arguments.files, *arguments.train, *filter(None, [arguments.labels])])
-    if not 0 <= arguments.validation < 1:
-        raise Misuse(f"--validation {arguments.validation:g}: give a share from 0 on and below 1")
-    for name, least in (("resamples", 0), ("seed", 0), ("threads", 1)):
-        if getattr(arguments, name) < least:
+    for name in ("validation", "test"):
+        share = getattr(arguments, name, 0.5)
+        if not 0 <= share < 1 or (name == "test" and not share):
+            raise Misuse(f"--{name} {share:g}: give a share above 0 and below 1")
+    for name, least in (("resamples", 0), ("seed", 0), ("threads", 1), ("rows", 1)):
+        if getattr(arguments, name, least) < least:
             raise Misuse(f"--{name} {getattr(arguments, name)}: give a number from {least} on")
     for path in filter(None, [arguments.json, arguments.html]):
         folder = path.parent
         if path.is_dir() or not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
             raise Misuse(f"{path}: cannot be written: name a file in a folder that is there and may be written")
+    if arguments.kind == "multiflow" and not arguments.alone and find_spec("sklearn") is None:
+        raise Misuse(
+            "the other classifiers are scikit-learn's, which is not installed: pip install 'netseq[evaluate]', or --alone"
+        )
     if arguments.html and find_spec("matplotlib") is None:
         raise Misuse("--html draws with matplotlib, which is not installed: pip install 'netseq[evaluate]'")
 
@@ -113,7 +145,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     import torch  # noqa: PLC0415  # slow to import: only once the arguments are known to be good
 
     from models.checkpoint import ModelDoesNotFit  # noqa: PLC0415
-    from sensor.commands import evaluate_words  # noqa: PLC0415
+    from sensor.commands import evaluate_multiflow, evaluate_words  # noqa: PLC0415
     from sensor.kernels import prepare_cache  # noqa: PLC0415
     from sensor.labels import LabelsError  # noqa: PLC0415
     from sensor.sources.faults import NotACapture  # noqa: PLC0415
@@ -123,7 +155,10 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
     prepare_cache()
     torch.set_num_threads(arguments.threads)
-    measures: dict[str, Callable[[argparse.Namespace], tuple[Report, bool]]] = {"words": evaluate_words.measure}
+    measures: dict[str, Callable[[argparse.Namespace], tuple[Report, bool]]] = {
+        "words": evaluate_words.measure,
+        "multiflow": evaluate_multiflow.measure,
+    }
     try:
         report, whole = measures[arguments.kind](arguments)
     except (NotACapture, NotAConnLog, NotAFlowTable, ModelDoesNotFit, VocabularyDoesNotFit, LabelsError) as error:

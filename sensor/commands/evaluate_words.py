@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from models.assemble import NO_LIMIT, Rows
 from models.checkpoint import DEFAULT_MODEL, Bundle, load
 from models.evaluate import HoursOf, conversation_hours, highest, means
-from models.measures import RATES, Ranking, ranking, walk
+from models.measures import RATES, Ranking, ranking
 from models.resident import Scored, Scorer
 from models.voices import Baselines, baselines, voices
 from sensor.commands.datasets import DataSet, fingerprint
 from sensor.commands.evaluate_examples import examples
 from sensor.commands.misuse import Misuse
-from sensor.commands.report import Bars, Curves, Report, Table, Value, machine
+from sensor.commands.report import Bars, Curves, Report, Table, Value, machine, precision, roc
 from sensor.commands.train import Progress, labelled_rows, rows_of
 from sensor.config import Settings
 from sensor.engine import Judge
@@ -39,8 +39,6 @@ Floats = NDArray[np.floating]
 Masks = NDArray[np.bool_]
 
 ANY = "any attack"
-POINTS = 400
-"""Points of a curve in a figure: more are not seen."""
 TOP = 3
 HOURLY: dict[str, Callable[[Floats, HoursOf], Floats]] = {
     "highest": highest,
@@ -287,10 +285,10 @@ def _figures(units: Sequence[Unit], sites: Sequence[Site], resamples: int, seed:
     """ROC of flows and of conversation-hours, precision over alerts a day, and what the verdict finds of each label."""
     flows, hours = units[:2]
     for unit in (flows, hours):
-        curves = {voice: _roc(scores, unit) for voice, scores in unit.scores.items()}
+        curves = {voice: roc(scores, unit.labels[ANY]) for voice, scores in unit.scores.items()}
         yield Curves(f"{ANY}, {unit.name}", "false alarms (share of benign)", "attacks found (share)", curves)
     days = sum(_days(site) for site in sites)
-    lines = {voice: _precision(scores, hours, days) for voice, scores in hours.scores.items()}
+    lines = {voice: precision(scores, hours.labels[ANY], days) for voice, scores in hours.scores.items()}
     yield Curves("Precision of conversation-hours", "alarms a day", "attacks among the alarms (share)", lines)
     names = [label for label in hours.labels if label != ANY or len(hours.labels) > 2]
     found = [
@@ -305,24 +303,3 @@ def _figures(units: Sequence[Unit], sites: Sequence[Site], resamples: int, seed:
     ]
     series = {f"at {rate:g} false alarms": [one.found[place] for one in found] for place, rate in enumerate(RATES[:2])}
     yield Bars("Found by the verdict, conversation-hours", tuple(name or "attack" for name in names), series)
-
-
-def _roc(scores: Floats, unit: Unit) -> tuple[list[float], list[float]]:
-    steps = walk(scores, unit.labels[ANY])
-    hits, wrong = steps.hits[0], steps.wrong[0]
-    kept = _thinned(np.maximum(wrong, 0.5))
-    across = np.maximum(wrong[kept], 0.5) / max(1.0, wrong[-1])  # half a false alarm stands for none on a logarithmic axis
-    return across.tolist(), (hits[kept] / max(1.0, hits[-1])).tolist()
-
-
-def _precision(scores: Floats, unit: Unit, days: float) -> tuple[list[float], list[float]]:
-    steps = walk(scores, unit.labels[ANY])
-    alarms = steps.hits[0] + steps.wrong[0]
-    kept = _thinned(alarms)
-    return (alarms[kept] / days).tolist(), (steps.hits[0][kept] / alarms[kept]).tolist()
-
-
-def _thinned(rising: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Places of at most POINTS values, evenly apart on a logarithmic axis; of equal values the last."""
-    wanted = np.geomspace(rising[0], rising[-1], POINTS)
-    return np.unique(np.searchsorted(rising, wanted, side="right") - 1)

@@ -17,14 +17,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table as Drawn
 from rich.text import Text
 
-from models.measures import Interval
+from models.measures import Interval, walk
 from sensor import __version__
 from sensor.commands.terminal import printable
+
+POINTS = 400
+"""Points of a curve in a figure: more are not seen."""
 
 Value: TypeAlias = str | int | float | Interval | None
 """What a cell may hold; None and NaN are shown as nothing."""
@@ -160,3 +165,26 @@ def machine() -> str:
     libraries = ", ".join(f"{library} {version(library)}" for library in ("numpy", "torch"))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{name}, {cores} cores; netseq {__version__}, Python {platform.python_version()}, {libraries}"
+
+
+def roc(scores: NDArray[np.floating], attack: NDArray[np.bool_]) -> tuple[list[float], list[float]]:
+    """A ROC curve for Curves; half a false alarm stands for none, which a logarithmic axis cannot show."""
+    steps = walk(scores, attack)
+    hits, wrong = steps.hits[0], np.maximum(steps.wrong[0], 0.5)
+    kept = _thinned(wrong)
+    return (wrong[kept] / max(1.0, wrong[-1])).tolist(), (hits[kept] / max(1.0, hits[-1])).tolist()
+
+
+def precision(scores: NDArray[np.floating], attack: NDArray[np.bool_], days: float) -> tuple[list[float], list[float]]:
+    """Precision over alarms a day for Curves, from the highest score down."""
+    steps = walk(scores, attack)
+    alarms = steps.hits[0] + steps.wrong[0]
+    kept = _thinned(alarms)
+    return (alarms[kept] / days).tolist(), (steps.hits[0][kept] / alarms[kept]).tolist()
+
+
+def _thinned(rising: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Places of at most POINTS values, evenly apart on a logarithmic axis; of equal values the last."""
+    wanted = np.geomspace(rising[0], rising[-1], POINTS)
+    wanted[-1] = rising[-1]  # the root of a power may fall short by a rounding
+    return np.unique(np.searchsorted(rising, wanted, side="right") - 1)
