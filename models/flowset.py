@@ -22,6 +22,9 @@ Bools = NDArray[np.bool_]
 UNJUDGED = -1
 """Class number of a flow that nobody judged: it is context in windows, and never trained or tested on."""
 
+NAMED = 10
+"""Columns that a remark names; the rest is counted."""
+
 _NOWHERE, _TRAINING, _VALIDATION, _TEST = -1, 0, 1, 2
 
 
@@ -129,16 +132,21 @@ def remarks(flows: FlowSet, split: Split, classes: Sequence[str], columns: Seque
             told.append(f"class {name} has {learned:,} flows to train on, fewer than the {length} of a window")
         if learned and not counts[2] and len(split.test):
             told.append(f"class {name} has no flow to test on")
-    told += [
-        f"class {classes[number]} stands in one sequence only: trained on its earlier flows and tested on its later ones"
-        for number in split.in_time
-    ]
+    if split.in_time:
+        told.append(
+            f"{', '.join(classes[number] for number in split.in_time)}: each in one sequence only, whose earlier flows are "
+            "trained on and whose later ones are tested on"
+        )
     if split.left_out:
         told.append(f"{split.left_out:,} flows are context only: their class and their sequence are on different sides")
-    trained_rows = flows.rows[split.training]
-    unknown = [name for place, name in enumerate(columns) if not np.isfinite(trained_rows[:, place]).any()]
-    if unknown:
-        told.append(f"columns without a value in any flow to train on: {', '.join(unknown)}")
+    parts = [np.concatenate([split.validation, split.test]), split.training]
+    there, learned_from = ([np.isfinite(flows.rows[part, place]).any() for place in range(len(columns))] for part in parts)
+    unlearned = [name for place, name in enumerate(columns) if there[place] and not learned_from[place]]
+    if unlearned:
+        more = f" and {len(unlearned) - NAMED} more" if len(unlearned) > NAMED else ""
+        told.append(
+            f"without a value in every flow to train on, but not in those held back: {', '.join(unlearned[:NAMED])}{more}"
+        )
     return told
 
 

@@ -130,7 +130,7 @@ def test_an_empty_part_is_refused_in_one_line() -> None:
 
 def test_what_a_split_leaves_doubtful_is_told_a_line_each() -> None:
     flows = flows_of([0] * 60 + [1] * 8 + [2] * 30, [number // 3 for number in range(60)] + [50] * 8 + [60] * 30)
-    rows = np.column_stack([flows.rows, np.full(98, np.nan, np.float32)])
+    rows = np.column_stack([flows.rows, np.where(np.arange(98) < 90, np.nan, 1).astype(np.float32)])
     test = np.arange(98) >= 68
     split = given(flows, test)._replace(in_time=(1,), left_out=2)
     told = remarks(flows._replace(rows=rows), split, ["Normal", "Bot", "DoS", "DDoS"], ["Flow Duration", "Src Port"], 10)
@@ -140,9 +140,9 @@ def test_what_a_split_leaves_doubtful_is_told_a_line_each() -> None:
         "class Bot has no flow to test on",
         "class DoS has no flow to train on, and 30 to validate or test on: all will be wrong",
         "class DDoS has no flow: the model will not know it",
-        "class Bot stands in one sequence only: trained on its earlier flows and tested on its later ones",
+        "Bot: each in one sequence only, whose earlier flows are trained on and whose later ones are tested on",
         "2 flows are context only: their class and their sequence are on different sides",
-        "columns without a value in any flow to train on: Src Port",
+        "without a value in every flow to train on, but not in those held back: Src Port",
     ]
 
 

@@ -1,4 +1,4 @@
-"""`netseq-train words`: benign logs or captures in, a model out.
+"""`netseq-train`, and its `words`: benign logs or captures in, a model out. `train_multiflow` has the other kind.
 
 Reads conn.logs, captures and CICFlowMeter's CSVs into flows, keeps the benign ones, learns the vocabulary, and hands
 arrays of words to `models.assemble`. Each FILE or folder named is a data set of its own: its conversations are not mixed
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sensor import __version__
+from sensor.commands import train_multiflow
 from sensor.commands.misuse import Misuse, Parser, check_inputs, check_output, fail
 from sensor.commands.process import DAMAGED, DONE, INTERRUPTED, MISUSE
 
@@ -58,9 +59,13 @@ class Plan(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     arguments = parser().parse_args(argv)
+    command = shlex.join([NAME, *(sys.argv[1:] if argv is None else argv)])
     try:
+        if arguments.kind == "multiflow":
+            train_multiflow.check(arguments)
+            return train_multiflow.train(arguments, command)
         check(arguments)
-        return train(arguments, shlex.join([NAME, *(sys.argv[1:] if argv is None else argv)]))
+        return train(arguments, command)
     except Misuse as error:
         return fail(NAME, str(error), MISUSE)
     except KeyboardInterrupt:
@@ -88,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument("--quiet", action="store_true", help="no progress and no summary")
     _add_what(words.add_argument_group("what is learned"))
     _add_how(words.add_argument_group("how it is trained"))
+    train_multiflow.add_parser(kinds)
     return build
 
 
@@ -312,7 +318,11 @@ class Progress:
     def epoch(self, epoch: Epoch) -> None:
         """Show how far training is and how well the held-back words are predicted."""
         told = f"training: {epoch.validation_nats:.3f} nats a word{' (best)' if epoch.best else ''}"
-        self._bars.update(self._task, description=told, completed=epoch.number, total=epoch.of)
+        self.show(told, epoch.number, epoch.of)
+
+    def show(self, doing: str, done: float, total: float) -> None:
+        """Show what is being done, and how far it is."""
+        self._bars.update(self._task, description=doing, completed=done, total=total)
 
 
 def summary(arguments: argparse.Namespace, manifest: Manifest, bundle: Bundle, data: Sequence[DataSet]) -> str:
