@@ -12,8 +12,9 @@ import pytest
 from test_flowcsv_statistics import written
 
 from models.windows import sequences
+from sensor.commands import flowsets
 from sensor.commands.classes import PAPER, SPELLINGS, Classes, ClassesError
-from sensor.commands.flowsets import Read, read
+from sensor.commands.flowsets import DAY_US, Read, read
 from sensor.commands.misuse import Misuse
 from sensor.labels import Labels
 from sensor.sources.flow_rows import label_text
@@ -175,7 +176,8 @@ def test_sequences_of_two_data_sets_stay_apart(tmp_path: Path) -> None:
 def test_tables_without_hosts_are_one_sequence_each_in_the_order_of_the_file(tmp_path: Path) -> None:
     lacking = ("Flow ID", "Src IP", "Dst IP", "Src Port", "Protocol", "Timestamp")
     for name, ports in (("a.csv", (1, 2, 3)), ("b.csv", (4, 5))):
-        written(tmp_path, "cicids2017", *({"Dst Port": port} for port in ports), lacking=lacking, name=name)
+        rows = [{"Dst Port": port, "Flow Duration": 2 * DAY_US} for port in ports]
+        written(tmp_path, "cicids2017", *rows, lacking=lacking, name=name)
     got = of(tmp_path)
     assert got.flows.rows[:, 0].tolist() == [1, 2, 3, 4, 5]
     windows = sequences(got.flows.slots, got.flows.restart, 3)
@@ -201,12 +203,27 @@ def test_data_without_flows_columns_or_classes_is_refused(tmp_path: Path) -> Non
 
 
 def test_how_much_is_read_is_told_up_to_the_whole(tmp_path: Path) -> None:
-    rows = [(1.7e9 + n, "10.0.0.1", "10.0.0.2", "Benign", "-") for n in range(3)]
+    path = log(tmp_path / "conn.log", (1.7e9, "10.0.0.1", "10.0.0.2", "Benign", "-"))
+    (tmp_path / "tables").mkdir()
+    for name in ("a.csv", "b.csv", "c.csv"):
+        written(tmp_path / "tables", "cicids2017", {}, lacking=["Src IP", "Dst IP"], name=name)
     shares: list[float] = []
-    paths = [str(log(tmp_path / name, *rows)) for name in ("a.log", "b.log")]
-    read(paths, Classes(), COLUMNS, tell=shares.append)
-    assert shares == sorted(shares)
-    assert shares[-1] == 1
+    read([str(path), str(tmp_path / "tables")], Classes(), COLUMNS, tell=shares.append)
+    assert shares == sorted(set(shares))
+    assert (shares[0], len(shares), shares[-1]) == (0.5, 4, 1)
+
+
+def test_a_number_beyond_float32_is_unknown(tmp_path: Path) -> None:
+    got = of(written(tmp_path, "netseq", {"Fwd IAT Std": "1e300"}, {"Fwd IAT Std": "1e30"}))
+    assert np.isnan(got.flows.rows[:, 3]).tolist() == [True, False]
+
+
+def test_more_sequences_than_there_is_room_for_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flowsets, "CONVERSATIONS", 1)
+    rows = [(1.7e9 + n, "10.0.0.1", f"10.0.0.{2 + n % 2}", "Benign", "-") for n in range(4)]
+    got = of(log(tmp_path / "conn.log", *rows))
+    assert got.flows.restart.tolist() == [True] * 4
+    assert "3 sequences began anew: there are more than 1 of them" in got.notes()
 
 
 def test_every_published_label_has_the_class_that_the_page_gives() -> None:
@@ -230,6 +247,7 @@ def test_what_became_of_a_dash_does_not_matter(text: str) -> None:
 def test_a_class_is_found_by_its_own_name_before_the_papers_group() -> None:
     classes = Classes(("BENIGN", "DoS", "DoS Hulk"))
     assert [classes.number(text) for text in ("", "DoS Hulk", "DoS slowloris", "Bot")] == [0, 2, 1, -1]
+    assert classes.number("DoS", "DoS Hulk") == 2
 
 
 @pytest.mark.parametrize(
