@@ -182,7 +182,8 @@ def write_flows(arguments: argparse.Namespace, settings: config.Settings, form: 
                 sink.write(batch)
                 return len(batch.flows)
 
-            bar = terminal.Bar(shown=not arguments.quiet, unit=reading.unit_of(source), doing="writing", found="flow")
+            shown = not arguments.quiet and bool(arguments.output or not sys.stdout.isatty())  # a bar among rows is in the way
+            bar = terminal.Bar(shown=shown, unit=reading.unit_of(source), doing="writing", found="flow")
             live = process.is_live(arguments.files)
             seconds, interrupted = reading.read_all(source, assembly, take, bar, live=live)
             sink.close()
