@@ -32,6 +32,7 @@ Examples:
   netseq-evaluate words conn.log --html report.html      the report with its figures, as one file
   netseq-evaluate words trace.pcap --labels labels.csv   a capture, with labels by time and host (docs/labels.md)
   netseq-evaluate multiflow flows/ tuesday.csv           a multi-flow model beside other classifiers, on an honest split
+  netseq-evaluate amf-lstm --data MachineLearningCVE/    the paper's Table 1, with the whole of CICIDS2017
 
 Exit status: 0 done; 1 part of the input was damaged (the rest was measured); 2 misuse, or nothing to measure.
 """
@@ -80,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument("--labels", metavar="CSV", help="label file for traffic without labels (docs/labels.md)")
     _add_common(words)
     _add_multiflow(kinds)
+    _add_amf_lstm(kinds)
     return build
 
 
@@ -106,6 +108,28 @@ def _add_multiflow(kinds: argparse._SubParsersAction[Parser]) -> None:
     _add_common(flows)
 
 
+def _add_amf_lstm(kinds: argparse._SubParsersAction[Parser]) -> None:
+    """The subcommand for the paper of the multi-flow model."""
+    paper = kinds.add_parser(
+        "amf-lstm",
+        help="Table 1 of Zhu et al. 2018 on CICIDS2017, beside the published figures",
+        description="Train and measure the attention LSTM as Zhu et al. 2018 did, and on an honest split.",
+        allow_abbrev=False,
+    )
+    _add_data(paper, "MachineLearningCVE or TrafficLabelling of CICIDS2017")
+    paper.add_argument("--epochs", type=int, default=30, help="at most so many passes (default: 30)")
+    paper.add_argument("--units", type=int, default=256, help="size of the LSTM's state (default: 256)")
+    paper.add_argument("--alone", action="store_true", help="without the other classifiers")
+    paper.add_argument("--rows", type=int, default=200_000, help="most rows that these learn from (default: 200,000)")
+    _add_common(paper)
+
+
+def _add_data(paper: argparse.ArgumentParser, what: str) -> None:
+    """Where a published data set lies."""
+    paper.add_argument("--data", type=Path, required=True, metavar="DIR", help=f"folder with {what}")
+    paper.add_argument("--partial", action="store_true", help="go on although label counts are not the official ones")
+
+
 def _add_common(kind: argparse.ArgumentParser) -> None:
     """Options that all subcommands have."""
     kind.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
@@ -118,21 +142,26 @@ def _add_common(kind: argparse.ArgumentParser) -> None:
 
 def check(arguments: argparse.Namespace) -> None:
     """Refuse what cannot work before anything slow begins. Raises Misuse."""
-    if "-" in [*arguments.files, *arguments.train]:
+    named = [
+        *getattr(arguments, "files", []),
+        *getattr(arguments, "train", []),
+        *filter(None, [getattr(arguments, "labels", "")]),
+    ]
+    if "-" in named:
         raise Misuse("-: evaluation reads its data more than once: give files or folders")
-    check_inputs(NAME, [*arguments.files, *arguments.train, *filter(None, [arguments.labels])])
+    check_inputs(NAME, named)
     for name in ("validation", "test"):
         share = getattr(arguments, name, 0.5)
         if not 0 <= share < 1 or (name == "test" and not share):
             raise Misuse(f"--{name} {share:g}: give a share above 0 and below 1")
-    for name, least in (("resamples", 0), ("seed", 0), ("threads", 1), ("rows", 1)):
+    for name, least in (("resamples", 0), ("seed", 0), ("threads", 1), ("rows", 1), ("epochs", 1), ("units", 1)):
         if getattr(arguments, name, least) < least:
             raise Misuse(f"--{name} {getattr(arguments, name)}: give a number from {least} on")
     for path in filter(None, [arguments.json, arguments.html]):
         folder = path.parent
         if path.is_dir() or not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
             raise Misuse(f"{path}: cannot be written: name a file in a folder that is there and may be written")
-    if arguments.kind == "multiflow" and not arguments.alone and find_spec("sklearn") is None:
+    if not getattr(arguments, "alone", True) and find_spec("sklearn") is None:
         raise Misuse(
             "the other classifiers are scikit-learn's, which is not installed: pip install 'netseq[evaluate]', or --alone"
         )
@@ -145,7 +174,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     import torch  # noqa: PLC0415  # slow to import: only once the arguments are known to be good
 
     from models.checkpoint import ModelDoesNotFit  # noqa: PLC0415
-    from sensor.commands import evaluate_multiflow, evaluate_words  # noqa: PLC0415
+    from sensor.commands import evaluate_amf_lstm, evaluate_multiflow, evaluate_words  # noqa: PLC0415
     from sensor.kernels import prepare_cache  # noqa: PLC0415
     from sensor.labels import LabelsError  # noqa: PLC0415
     from sensor.sources.faults import NotACapture  # noqa: PLC0415
@@ -158,6 +187,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     measures: dict[str, Callable[[argparse.Namespace], tuple[Report, bool]]] = {
         "words": evaluate_words.measure,
         "multiflow": evaluate_multiflow.measure,
+        "amf-lstm": evaluate_amf_lstm.measure,
     }
     try:
         report, whole = measures[arguments.kind](arguments)

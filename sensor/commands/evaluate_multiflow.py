@@ -216,7 +216,7 @@ def compared(
     note = f"Means are over the classes that were tested; without: {', '.join(absent)}." if absent else ""
     yield Table(f"All classes, {len(truth):,} rows", head, rows, note)
     first = next(iter(found))
-    yield Table(f"Classes by {first}", ("class", "rows", "recall", "precision", "F1"), _classes(names, counts, found[first]))
+    yield Table(f"Classes by {first}", ("class", "rows", "recall", "precision", "F1"), class_rows(names, counts, found[first]))
     for measure_ in ("f1", "recall", "precision") if len(found) > 1 else ():
         table: list[tuple[Value, ...]] = [
             (name, *(getattr(one, measure_)[place].value for one in found.values()))
@@ -230,7 +230,8 @@ def compared(
     yield Table(f"Confusion of {first}: rows are the truth", ("truth", *(f"as {name}" for name in names)), matrix)
 
 
-def _classes(names: Sequence[str], counts: Ints, one: Classified) -> list[tuple[Value, ...]]:
+def class_rows(names: Sequence[str], counts: Ints, one: Classified) -> list[tuple[Value, ...]]:
+    """Rows of a table of the classes that were tested."""
     return [
         (name, int(counts[place]), one.recall[place], one.precision[place], one.f1[place])
         for place, name in enumerate(names)
