@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import resource
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -15,7 +17,8 @@ import pytest
 from sensor.commands import flows
 from sensor.commands.flow_table import FlowTable
 from sensor.row_text import Values
-from sensor.schema import FlowBatch
+from sensor.schema import FlowBatch, FrameBlock
+from sensor.sources.pcap import CaptureSource
 
 DEMO = Path(__file__).parent / "data" / "demo.pcap.gz"
 
@@ -193,4 +196,17 @@ def test_a_second_interrupt_ends_the_run_in_one_line_and_leaves_no_half_parquet(
     interrupting(monkeypatch, 2)
     status, _, err = ended(capfd, "--output", tmp_path / "flows.parquet", DEMO)
     assert (status, err) == (130, "netseq-flows: interrupted: what was read is not all written\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_input_that_fails_is_not_told_as_the_output_s_fault(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(_: CaptureSource) -> Iterator[FrameBlock]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(CaptureSource, "__iter__", exhausted)
+    status, out, err = ended(capfd, "--output", tmp_path / "flows.parquet", DEMO)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert "open files allows: raise it (ulimit -n)" in err
     assert list(tmp_path.iterdir()) == []

@@ -243,26 +243,39 @@ def text_sink(form: str, layout: str, table: FlowTable, stream: io.FileIO, name:
 def parquet(path: Path, table: FlowTable) -> Iterator[Sink]:
     """A sink for Parquet: the file gets its name when it is whole, and nothing is left of one that failed."""
     from sensor.sinks.flow_parquet import FlowParquet  # noqa: PLC0415
-    from sensor.sinks.lines import SinkFailed  # noqa: PLC0415
 
     target = Path(os.path.realpath(path))
     special = target.exists() and not stat.S_ISREG(target.stat().st_mode)  # /dev/stdout, a pipe: nothing to rename over
     place = target if special else target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with place.open("wb") as stream:
+        with writing(path):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            stream = place.open("wb")
+        try:
             sink = FlowParquet(stream, table.fields, name=str(path))
-            try:
+            with contextlib.ExitStack() as stack:
+                stack.callback(sink.abandon)
                 yield Sink(lambda batch: sink.write(table.values(batch)), sink.close)
-            finally:
-                sink.abandon()
+        finally:
+            with contextlib.suppress(OSError):  # the sink has written all that counts; what failed is told already
+                stream.close()
         if not special:
-            place.replace(target)
-    except OSError as error:
-        raise SinkFailed(f"cannot write flows to {path}: {error.strerror or error}") from error
+            with writing(path):
+                place.replace(target)
     finally:
         if not special:
             place.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what goes wrong with the output into SinkFailed."""
+    from sensor.sinks.lines import SinkFailed  # noqa: PLC0415
+
+    try:
+        yield
+    except OSError as error:
+        raise SinkFailed(f"cannot write flows to {path}: {error.strerror or error}") from error
 
 
 def tell(arguments: argparse.Namespace, source: Source, report: Report) -> int:
