@@ -84,7 +84,7 @@ class Read(NamedTuple):
     unknown: dict[str, int]
     """Labels that no class knows, with their rows."""
     unjudged: dict[str, int]
-    """Rows that nobody judged, by the reason."""
+    """Rows that nobody judged, by what they are."""
     empty: tuple[str, ...]
     """Columns without a value in any row."""
     evicted: int
@@ -100,7 +100,7 @@ class Read(NamedTuple):
     def notes(self) -> list[str]:
         """What a person must know of the data before a model or a measure is believed; one line each, printable."""
         lines = [f"label {text} is of no class: {rows:,} flows are context only" for text, rows in _most(self.unknown)]
-        lines += [f"{reason}: {rows:,} flows are context only" for reason, rows in _most(self.unjudged)]
+        lines += [f"{rows:,} {which} are context only" for which, rows in _most(self.unjudged)]
         told_below = {name for one in self.data for name in one.otherwise}
         empty = [name for name in self.empty if self.as_published or name not in told_below]
         if empty:
@@ -146,8 +146,9 @@ def read(
     if not len(flows.rows):
         raise Misuse(f"{named}: no flows in there")
     if (flows.label == UNJUDGED).all():
-        seen = f"the labels are of none ({_named(list(unknown))})" if unknown else "there are no labels"
-        raise Misuse(printable(f"{named}: no flow is of a class: {seen}: give a label file, or other classes"))
+        seen = [f"{rows:,} flows labelled {text}" for text, rows in _most(unknown)]
+        seen += [f"{rows:,} {which}" for which, rows in _most(unjudged)]
+        raise Misuse(printable(f"{named}: no flow is of a class ({', '.join(seen)}): give a label file, or other classes"))
     if len(gather.empty) == len(columns):
         raise Misuse(f"{named}: none of the {len(columns)} columns asked for has a value in any flow")
     counted = class_counts(flows.label, len(classes.names)).tolist()
@@ -274,7 +275,7 @@ class _Judge:
         }
 
     def unjudged(self) -> dict[str, int]:
-        """Rows that nobody judged, by the reason."""
+        """Rows that nobody judged, by what they are."""
         told = {"flows without a label": int(self._rows[0])} if self._rows[0] else {}
         if self._classes.benign == UNJUDGED:
             return told
