@@ -62,8 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = shlex.join([NAME, *(sys.argv[1:] if argv is None else argv)])
     try:
         if arguments.kind == "multiflow":
-            train_multiflow.check(arguments)
-            return train_multiflow.train(arguments, command)
+            return train_multiflow.run(arguments, command)
         check(arguments)
         return train(arguments, command)
     except Misuse as error:

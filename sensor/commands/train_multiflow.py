@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sensor import __version__
 from sensor.commands.misuse import Misuse, Parser, check_inputs, check_output, fail
-from sensor.commands.process import DAMAGED, DONE, INTERRUPTED
+from sensor.commands.process import DAMAGED, DONE, INTERRUPTED, MISUSE
 
 if TYPE_CHECKING:  # what these import is slow, and is not needed to tell of a mistake
     import torch
@@ -127,6 +128,22 @@ def _add_how(how: argparse._ArgumentGroup) -> None:
     how.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR, if there is one")
 
 
+def run(arguments: argparse.Namespace, command: str) -> int:
+    """Check, read, train, write; the exit status. Raises Misuse, of several processes in the first one only."""
+    try:
+        check(arguments)
+        return train(arguments, command)
+    except Misuse:
+        if _first():
+            raise
+        return MISUSE
+
+
+def _first() -> bool:
+    """Whether this is the process that writes and speaks, by what torchrun says before they have met."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def check(arguments: argparse.Namespace) -> None:
     """Refuse what cannot work before anything slow begins. Raises Misuse."""
     low = {"epochs": 0, "patience": 1, "batch": 1, "units": 1, "flows": 2, "seed": 0}
@@ -147,13 +164,14 @@ def check(arguments: argparse.Namespace) -> None:
     if "-" in arguments.files:
         raise Misuse("-: training reads its data more than once: give files or folders")
     check_inputs(NAME, [*arguments.files, *([arguments.labels] if arguments.labels else [])])
-    check_output(arguments.output, ["manifest.json", "weights.safetensors", CHECKPOINT])
+    if _first():  # it tries the folder out, which two must not do at once
+        check_output(arguments.output, ["manifest.json", "weights.safetensors", CHECKPOINT])
     if (arguments.output / CHECKPOINT).exists() and not arguments.resume and arguments.epochs:
         raise Misuse(f"{arguments.output / CHECKPOINT}: a training was interrupted here: --resume goes on, or remove it")
 
 
 def train(arguments: argparse.Namespace, command: str) -> int:
-    """Read, train, write; the exit status. Raises Misuse with the line of whatever was refused."""
+    """Meet the other processes, if there are any, and train. Raises Misuse with the line of whatever was refused."""
     import torch  # noqa: PLC0415  # slow to import: only once the arguments are known to be good
 
     from models.together import gather  # noqa: PLC0415

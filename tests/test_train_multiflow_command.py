@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.multiflow_checkpoint import load
+from models.multiflow_train import Trainer
+from models.resident_flows import FlowScorer
+from models.unfinished import Passed
+from sensor.commands.train import main
+from sensor.commands.train_multiflow import CHECKPOINT
+
+ROOT = Path(__file__).parents[1]
+HEADER = (
+    "Src IP,Src Port,Dst IP,Dst Port,Protocol,Timestamp,Flow Duration,Total Fwd Packet,Total Bwd packets,"
+    "Total Length of Fwd Packet,Total Length of Bwd Packet,Fwd Packet Length Max,Bwd Packet Length Max,Label"
+)
+COLUMNS = "Flow Duration,Total Fwd Packet,Total Bwd packets,Total Length of Fwd Packet,Total Length of Bwd Packet"
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """What a run sets is this process's."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def write_table(path: Path, *, flows: int = 600, label: bool = True, seed: int = 0) -> Path:
+    """A table of flows of an office with a scanner and a flood, each of several pairs."""
+    random = np.random.default_rng(seed)
+    lines = [HEADER if label else HEADER.removesuffix(",Label")]
+    for number in range(flows):
+        host = int(random.integers(120))
+        name = ("BENIGN", "BENIGN", "PortScan", "DoS Hulk")[host % 4]
+        packets, size = {"BENIGN": (9, 700), "PortScan": (1, 0), "DoS Hulk": (40, 90)}[name]
+        sent = packets + int(random.integers(3))
+        stamp = f"2017-07-{3 + number * 2 // flows:02} {8 + number // 60 % 12:02}:{number % 60:02}:00"
+        figures = f"{sent * 1000},{sent},{sent},{sent * size},{sent * 9},{size},9"
+        row = f"10.0.0.{host},{40000 + number},10.0.1.1,80,6,{stamp},{figures}"
+        lines.append(f"{row},{name}" if label else row)
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+QUICK = ("--epochs", "2", "--units", "8", "--flows", "3", "--batch", "128", "--threads", "1", "--columns", COLUMNS)
+
+
+def train(*arguments: object) -> int:
+    try:
+        return main(["multiflow", *QUICK, *map(str, arguments)])
+    except SystemExit as end:  # argparse ends the process on misuse
+        return int(end.code or 0)
+
+
+def test_a_table_gives_a_model_that_scores_flows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = write_table(tmp_path / "flows.csv")
+    classes = ("--classes", "Normal,PortScan,DoS,Bot")
+    assert train(table, "--output", tmp_path / "office", *classes, "--epochs", 12, "--rate", "0.02", "--test", "0.2") == 0
+    told = capsys.readouterr().out
+    for line in (
+        "read         600 flows of 1 file: Normal",
+        "held back ",
+        "tested ",
+        "model        office 0.1.0",
+        "class Bot has no",
+    ):
+        assert line in told
+    bundle = load(tmp_path / "office")
+    assert bundle.manifest.classes == ("Normal", "PortScan", "DoS", "Bot")
+    assert bundle.manifest.columns == tuple(COLUMNS.split(","))
+    assert bundle.manifest.validation["macro_f1"] > 0.9
+    assert bundle.manifest.data[0].rows == 600
+    assert bundle.manifest.command.startswith("netseq-train multiflow ")
+    assert bundle.calibration.n >= 10
+    scorer = FlowScorer(bundle, slots=2, device=torch.device("cpu"))
+    rows = np.array([[1000, 1, 1, 0, 9], [9000, 9, 9, 6300, 81]], np.float32)
+    scored = scorer.score(rows, np.array([0, 1], np.int32), np.ones(2, np.bool_), explain_p=0.0)
+    assert scored.probability.argmax(axis=1).tolist() == [1, 0]
+    assert [path.name for path in sorted((tmp_path / "office").iterdir())] == ["manifest.json", "weights.safetensors"]
+
+
+def test_epochs_0_only_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(write_table(tmp_path / "flows.csv"), "--output", tmp_path / "office", "--epochs", "0") == 0
+    told = capsys.readouterr().out
+    assert "read         600 flows" in told
+    assert "none: --epochs 0 only reads" in told
+    assert not (tmp_path / "office").exists()
+
+
+def test_an_interrupted_training_goes_on_to_the_same_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = write_table(tmp_path / "flows.csv")
+    arguments = (table, "--epochs", "3", "--quiet", "--name", "one")
+    assert train(*arguments, "--output", tmp_path / "whole") == 0
+    run = Trainer.run
+
+    def interrupted(trainer: Trainer, _: object, checkpoint: Path, *, resume: bool) -> list[Passed]:
+        def stop(passed: Passed) -> None:
+            if passed.number == 2:
+                raise KeyboardInterrupt
+
+        return run(trainer, stop, checkpoint, resume=resume)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "run", interrupted)
+        assert train(*arguments, "--output", tmp_path / "parts") == 130
+    checkpoint = tmp_path / "parts" / CHECKPOINT
+    assert f"no model was written: --resume goes on from {checkpoint}" in capsys.readouterr().err
+    assert train(*arguments, "--output", tmp_path / "parts") == 2
+    assert "a training was interrupted here: --resume goes on, or remove it" in capsys.readouterr().err
+    assert train(*arguments, "--output", tmp_path / "parts", "--rate", "0.5", "--resume") == 2
+    assert "another settings (rate 0.002, now 0.5)" in capsys.readouterr().err
+    assert train(*arguments, "--output", tmp_path / "parts", "--resume") == 0
+    whole, parts = (load(tmp_path / name) for name in ("whole", "parts"))
+    assert whole.manifest.weights_sha256 == parts.manifest.weights_sha256
+    assert whole.manifest.temperature == parts.manifest.temperature
+    assert not checkpoint.exists()
+
+
+def test_a_full_disk_leaves_the_checkpoint_to_make_the_model_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    arguments = (write_table(tmp_path / "flows.csv"), "--output", tmp_path / "office", "--quiet")
+    with monkeypatch.context() as patch:
+        patch.setattr("models.multiflow_checkpoint.save", full)
+        assert train(*arguments) == 1
+    told = "the model cannot be written: No space left on device: --resume writes it once there is room\n"
+    assert capsys.readouterr().err.endswith(told)
+    assert train(*arguments, "--resume") == 0
+    assert load(tmp_path / "office").manifest.validation
+
+
+def test_a_label_file_judges_flows_without_labels_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = write_table(tmp_path / "flows.csv", label=False)
+    labels = tmp_path / "labels.csv"
+    assert train(table, "--output", tmp_path / "office") == 2
+    assert "no flow is of a class" in capsys.readouterr().err
+    attackers = "".join(f"10.0.0.{host},PortScan\n" for host in range(2, 120, 4))
+    labels.write_text(f"src,label\n{attackers},BENIGN\n")
+    assert train(table, "--output", tmp_path / "office", "--labels", labels) == 0
+    assert "PortScan" in capsys.readouterr().out
+    labels.write_text("src,label\n10.0.0.x,PortScan\n10.0.0.1,DoS\n10.0.0.y,DoS\n")
+    assert train(table, "--output", tmp_path / "office", "--labels", labels) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2
+    assert all(line.startswith("netseq-train: ") and "labels.csv" in line for line in told)
+
+
+def test_a_damaged_table_is_trained_on_and_exit_is_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = write_table(tmp_path / "flows.csv")
+    table.write_text(table.read_text() + "this is no flow\n")
+    assert train(table, "--output", tmp_path / "office", "--quiet") == 1
+    assert "could not be read; the rest was trained on" in capsys.readouterr().err
+    assert load(tmp_path / "office").manifest.data[0].rows == 600
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere.csv"], "nowhere.csv: no such file or folder"),
+        (["flows.csv", "--classes", "DoS,Normal"], "name the ordinary class first"),
+        (["flows.csv", "--classes", "Normal"], "give two or more"),
+        (["flows.csv", "--columns", "Flow Duration,colour"], "--columns: colour: no such statistic"),
+        (["flows.csv", "--columns", "Flow Duration", "--without", "Flow Duration"], "not one is left"),
+        (["flows.csv", "--columns", "Idle Mean"], "none of the 1 columns asked for has a value"),
+        (["flows.csv", "--classes", "Normal,Patator"], "all of one class"),
+        (["flows.csv", "--rate", "nan"], "--rate nan: give a learning rate above 0"),
+        (["flows.csv", "--flows", "1"], "--flows 1: give a number from 2 to 1024"),
+        (["flows.csv", "--validation", "1"], "--validation 1: give a share"),
+        (["flows.csv", "--cap", "0.5"], "--cap 0.5: give a number from 1 on"),
+        (["flows.csv", "--labels", "none.csv"], "none.csv: no such file"),
+        (["few.csv"], "few.csv: "),
+        (["flows.csv", "--rate", "1e300"], "diverged"),
+        (["-"], "-: training reads its data more than once"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_line_and_exit_2(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_table(tmp_path / "flows.csv", flows=120)
+    write_table(tmp_path / "few.csv", flows=1)
+    assert train("--output", "model", *arguments) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("netseq-train: ")
+    assert said in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "model" / "manifest.json").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_a_device_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(write_table(tmp_path / "flows.csv"), "--output", tmp_path / "office", "--device", "cuda") == 2
+    assert capsys.readouterr().err.startswith("netseq-train: --device cuda: there is no CUDA device here")
+
+
+@pytest.mark.slow
+def test_torchrun_trains_one_model_with_two_processes(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "flows.csv", flows=300)
+    program = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python"]
+    command = [sys.executable, "-c", "from sensor.commands.train import main; raise SystemExit(main())", "multiflow", *QUICK]
+    done = subprocess.run(
+        [sys.executable, *program, *command, str(table), "--output", str(tmp_path / "office")],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("model        office 0.1.0") == 1
+    assert load(tmp_path / "office").manifest.validation["nats"] > 0
