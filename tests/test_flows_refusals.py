@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sensor.commands import flows
-from sensor.commands.flow_table import FlowTable
+from sensor.commands.flow_columns import FlowColumns
 from sensor.row_text import Values
 from sensor.schema import FlowBatch, FrameBlock
 from sensor.sources.pcap import CaptureSource
@@ -165,16 +165,16 @@ def test_a_reader_that_goes_away_ends_the_run_without_a_word(
 
 def interrupting(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
     """Let Ctrl-C come while the first batch is on its way."""
-    really = FlowTable.values
+    really = FlowColumns.values
     came: list[int] = []
 
-    def values(self: FlowTable, batch: FlowBatch) -> list[Values]:
+    def values(self: FlowColumns, batch: FlowBatch) -> list[Values]:
         for _ in range(0 if came else times):
             came.append(1)
             os.kill(os.getpid(), signal.SIGINT)
         return really(self, batch)
 
-    monkeypatch.setattr(FlowTable, "values", values)
+    monkeypatch.setattr(FlowColumns, "values", values)
 
 
 @pytest.mark.parametrize("name", ["flows.csv", "flows.parquet"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import functools
 import os
 import stat
@@ -23,11 +24,12 @@ from sensor.commands import process, reading
 from sensor.commands.misuse import Misuse, Parser, check_inputs, check_output, fail
 from sensor.commands.process import DONE, INTERRUPTED, MISUSE
 from sensor.commands.reading import Report
+from sensor.spellings import SPELLINGS, named
 
 if TYPE_CHECKING:  # what these import is slow, and is not needed to tell of a mistake
     import io
 
-    from sensor.commands.flow_table import FlowTable
+    from sensor.commands.flow_columns import FlowColumns
     from sensor.commands.reading import Source
     from sensor.schema import FlowBatch
     from sensor.sinks.conn_log import ConnLog
@@ -129,8 +131,7 @@ def check(arguments: argparse.Namespace, form: str) -> None:
         raise Misuse("no FILE given: name a capture, a folder of captures, a conn.log, a CSV of flows, or - for standard input")
     if form.startswith("zeek") and (arguments.header or arguments.columns):
         raise Misuse("conn.log has columns of its own: leave --header and --columns out, or choose another --format")
-    if arguments.columns is not None and not all(name.strip() for name in arguments.columns.split(",")):
-        raise Misuse("--columns: a name is empty: give names with commas between them")
+    chosen_columns(arguments)
     if form == "parquet":
         if not arguments.output:
             raise Misuse("--format parquet needs --output FILE")
@@ -141,6 +142,22 @@ def check(arguments: argparse.Namespace, form: str) -> None:
     check_inputs(NAME, arguments.files)
     if arguments.output:
         check_target(arguments.output, arguments.files)
+
+
+def chosen_columns(arguments: argparse.Namespace) -> list[str]:
+    """The names of the columns that are asked for by any spelling, each once, in that order; none for all. Raises Misuse."""
+    names: dict[str, None] = {}
+    for text in arguments.columns.split(",") if arguments.columns is not None else ():
+        if not text.strip():
+            raise Misuse("--columns: a name is empty: give names with commas between them")
+        name = named(text)
+        if name is None:
+            spelt = {word.strip().lower(): word.strip() for spelling in SPELLINGS for word in spelling[:4]}
+            close = difflib.get_close_matches(text.strip().lower(), spelt, n=1, cutoff=0.5)
+            hint = f", did you mean {spelt[close[0]]!r}?" if close else ""
+            raise Misuse(f"--columns: unknown column {text!r}{hint}: --list-columns shows all")
+        names[name] = None
+    return list(names)
 
 
 def check_target(path: Path, inputs: Sequence[str]) -> None:
@@ -155,7 +172,7 @@ def check_target(path: Path, inputs: Sequence[str]) -> None:
 
 def list_columns() -> int:
     """Print every column."""
-    from sensor.commands.flow_table import listing  # noqa: PLC0415
+    from sensor.commands.flow_columns import listing  # noqa: PLC0415
     from sensor.commands.outlets import standard_output  # noqa: PLC0415
     from sensor.sinks.lines import Lines  # noqa: PLC0415
 
@@ -195,17 +212,16 @@ def write_flows(arguments: argparse.Namespace, settings: config.Settings, form: 
 
 @contextlib.contextmanager
 def open_sink(arguments: argparse.Namespace, settings: config.Settings, form: str, source: Source) -> Iterator[Sink]:
-    """Open the output and what writes into it. Raises SinkFailed, and Misuse for an unknown column."""
-    from sensor.commands.flow_table import FlowTable  # noqa: PLC0415
+    """Open the output and what writes into it. Raises SinkFailed."""
+    from sensor.commands.flow_columns import FlowColumns  # noqa: PLC0415
     from sensor.commands.outlets import open_file, standard_output  # noqa: PLC0415
     from sensor.sinks.conn_log import ConnLog  # noqa: PLC0415
 
     path = arguments.output
     name = str(path or "standard output")
     layout = arguments.header or ("cicflowmeter" if form == "csv" else "netseq")
-    chosen = arguments.columns.split(",") if arguments.columns else []
     known = form == "parquet" and reading.is_table(source)
-    table = FlowTable(layout, chosen, settings.statistics.rules, known=known)
+    table = FlowColumns(layout, chosen_columns(arguments), settings.statistics.rules, known=known)
     if form == "parquet":
         with parquet(path, table) as sink:
             yield sink
@@ -227,7 +243,7 @@ def write_connections(log: ConnLog, path: str, batch: FlowBatch) -> None:
     log.write(batch)
 
 
-def text_sink(form: str, layout: str, table: FlowTable, stream: io.FileIO, name: str) -> Sink:
+def text_sink(form: str, layout: str, table: FlowColumns, stream: io.FileIO, name: str) -> Sink:
     """A sink for CSV or JSON lines, with the times as the layout writes them."""
     from sensor.address_text import iso_text, stamps_text, twelve_hours_text  # noqa: PLC0415
     from sensor.sinks.flow_csv import FlowCsv  # noqa: PLC0415
@@ -240,7 +256,7 @@ def text_sink(form: str, layout: str, table: FlowTable, stream: io.FileIO, name:
 
 
 @contextlib.contextmanager
-def parquet(path: Path, table: FlowTable) -> Iterator[Sink]:
+def parquet(path: Path, table: FlowColumns) -> Iterator[Sink]:
     """A sink for Parquet: the file gets its name when it is whole, and nothing is left of one that failed."""
     from sensor.sinks.flow_parquet import FlowParquet  # noqa: PLC0415
 

@@ -6,7 +6,6 @@ stand there, and its labels; what a file does not tell stays missing. Called by 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Literal
 
@@ -14,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensor.address_text import flow_ids_text
-from sensor.commands.misuse import Misuse
 from sensor.row_text import MISSING, Values
 from sensor.schema import END_LOG, FLOW, FlowBatch
 from sensor.sinks.flow_field import Field
 from sensor.sources.finished import UNSURE
-from sensor.spellings import HEADERS, IDENTITY, SPELLINGS, STATISTICS, named
+from sensor.spellings import HEADERS, IDENTITY, SPELLINGS, STATISTICS
 from sensor.statistics import COLUMNS, Reading, Rules, column
 
 UNLABELLED = b"NeedManualLabel"
@@ -30,15 +28,15 @@ BENIGN = "BENIGN"
 """CICIDS2017's word for a row that is no attack."""
 
 
-class FlowTable:
+class FlowColumns:
     """Some columns under some layout's names. `known` says that the values are a file's own, whose types nobody vouches for."""
 
     def __init__(self, layout: str, chosen: Sequence[str], rules: Rules, *, known: bool = False) -> None:
-        """Take the columns of a layout, or those that are `chosen` by any spelling. Raises Misuse for an unknown one."""
+        """Take the columns of a layout, or those whose names are `chosen`."""
         self._rules = rules
         self._unlabelled = b"" if layout == "netseq" else UNLABELLED
         headers = {name: header for header, name in reversed(HEADERS[layout])}
-        columns = [(headers.get(name, name), name) for name in _names(chosen)] if chosen else HEADERS[layout]
+        columns = [(headers.get(name, name), name) for name in chosen] if chosen else HEADERS[layout]
         self._columns = [name for _, name in columns]
         blank = Reading(np.zeros(1, FLOW), rules)
         self.fields = [Field(header, _kind(name, blank, known=known)) for header, name in columns]
@@ -85,23 +83,6 @@ class FlowTable:
         if not label and detail.lower() == NO_LABEL:
             return self._unlabelled
         return _plain(label or (detail if detail.lower() in UNSURE else BENIGN))
-
-
-def _names(chosen: Sequence[str]) -> list[str]:
-    """The columns that are chosen, each once, in that order."""
-    names: dict[str, None] = {}
-    for text in chosen:
-        name = named(text)
-        if name is None:
-            raise Misuse(f"--columns: unknown column {text!r}{_nearest(text)}: --list-columns shows all")
-        names[name] = None
-    return list(names)
-
-
-def _nearest(text: str) -> str:
-    spelt = {word.strip().lower(): word.strip() for spelling in SPELLINGS for word in spelling[:4] if word}
-    close = difflib.get_close_matches(text.strip().lower(), spelt, n=1, cutoff=0.5)
-    return f", did you mean {spelt[close[0]]!r}?" if close else ""
 
 
 def _kind(name: str, blank: Reading, *, known: bool) -> Literal["integer", "real", "text", "time"]:
