@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sensor.config import Settings
 from sensor.decode import SKIPS, Decoder
-from sensor.flows import FlowTable
+from sensor.flows import FlowTable, copy_rows
 from sensor.schema import END_FULL, ENDS, FLOW, FlowBatch, FrameBlock
 
 
@@ -89,7 +89,7 @@ class Assembly:
             if not self._waiting:
                 self._rows = np.empty(self._batch_flows, FLOW)
             end = min(len(flows), taken + self._batch_flows - self._waiting)
-            self._rows[self._waiting : self._waiting + end - taken] = flows[taken:end]
+            copy_rows(flows[taken:end], self._rows[self._waiting : self._waiting + end - taken])
             self._uids += uids[taken:end] if uids else [None] * (end - taken)
             self._waiting += end - taken
             taken = end

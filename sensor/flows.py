@@ -28,6 +28,18 @@ def _aligned_rows(n: int) -> NDArray[np.void]:
     return memory[skip : skip + n * FLOW.itemsize].view(FLOW)
 
 
+def copy_rows(rows: NDArray[np.void], into: NDArray[np.void]) -> None:
+    """Copy (n,) FLOW rows over as many others, all in one piece, as bytes: by fields, as numpy does it, is 15 times slower."""
+    into.view(np.uint8)[:] = rows.view(np.uint8)
+
+
+def copied(rows: NDArray[np.void]) -> NDArray[np.void]:
+    """A copy of (n,) FLOW rows in one piece, made as `copy_rows` does."""
+    own = np.empty(len(rows), FLOW)
+    copy_rows(rows, own)
+    return own
+
+
 class FlowTable:
     """Bidirectional flows by the rules of the repaired CICFlowMeter, with the time-outs that a sensor needs.
 
@@ -105,7 +117,7 @@ class FlowTable:
             done = np.int64(0)
             while done < len(block):
                 if parts:
-                    parts[-1] = parts[-1].copy()
+                    parts[-1] = copied(parts[-1])
                 done, n = kernel.feed(self._table, block, done, self._out)
                 parts.append(self._out[:n])
         return parts[0] if len(parts) == 1 else np.concatenate(parts or [self._out[:0]])
@@ -115,11 +127,11 @@ class FlowTable:
         parts = []
         while True:
             n = kernel.expire(self._table, np.int64(now_us), self._out)
-            parts.append(self._out[:n].copy())
+            parts.append(copied(self._out[:n]))
             if n < len(self._out):
                 return np.concatenate(parts)
 
     def drain(self) -> NDArray[np.void]:
         """End all live flows, the idlest first; returns at most a block of FLOW rows: call until none comes."""
         n = kernel.drain(self._table, self._out)
-        return self._out[:n].copy()
+        return copied(self._out[:n])

@@ -36,7 +36,7 @@ def column(reading: Reading, name: str) -> Numbers | Texts:
     """(n,) values of a column: int64, float64, or bytes for a text; NaN where a log's row cannot tell. Raises KeyError."""
     known = BY_NAME[name]
     values = known.values(reading)
-    if "conn.log" in known.roads or not reading.from_log.any():
+    if "conn.log" in known.roads or not reading.any_from_log:
         return values
     return np.where(reading.from_log, np.nan, values)
 

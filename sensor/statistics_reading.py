@@ -8,6 +8,7 @@ for: a row is ten cache lines, and fetching it again for every field took longer
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from functools import cache, cached_property
 from typing import Any, Literal, TypeAlias
@@ -80,7 +81,7 @@ class Side:
     """One direction of a batch: `name` is "fwd" or "bwd"."""
 
     def __init__(self, reading: Reading, name: str) -> None:
-        self._reading = reading
+        self._reading = weakref.proxy(reading)  # in a ring, a batch's arrays would wait for the garbage collector
         self._name = name
 
     def field(self, *names: str) -> Ints:
@@ -118,6 +119,11 @@ class Reading:
     def from_log(self) -> NDArray[np.bool_]:
         """(n,) rows that a log told, of which most fields are not known."""
         return np.asarray(self.flows["end"] == END_LOG)
+
+    @cached_property
+    def any_from_log(self) -> bool:
+        """Whether there is such a row."""
+        return bool(self.from_log.any())
 
     @cached_property
     def _words(self) -> Ints:
