@@ -28,8 +28,9 @@ from models.words import fold
 
 LEAST = 1e-37
 """Probabilities are cut here before their logarithm: about the smallest that float32 holds at full precision."""
-PIECE = 2048
-"""Rows judged at once. Longer batches (a table drained at the end) are cut: the layers between would take gigabytes."""
+PIECE, CUDA_PIECE = 2048, 1 << 16
+"""Rows judged at once, on a processor and on a CUDA device, which is busy with many more. Longer batches (a table drained at
+the end) are cut: the layers between would take gigabytes."""
 
 
 class Scored(NamedTuple):
@@ -82,6 +83,7 @@ class Scorer:
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.bundle = bundle
         self.rounds = rounds
+        self._rows = PIECE if self.device.type == "cpu" else CUDA_PIECE
         self.shed = 0
         spread = torch.tensor(bundle.manifest.spread, dtype=torch.float64)
         self._lstm = fold(bundle.model, spread, self.device)
@@ -113,11 +115,11 @@ class Scorer:
         """Score (B, P) words in the order of their flows, with their (B,) slots, restarts and hours, as Turns has them."""
         pieces = [
             self._piece(words[cut], slots[cut], restart[cut], hour[cut], explain_p)
-            for cut in (slice(start, start + PIECE) for start in range(0, max(len(words), 1), PIECE))
+            for cut in (slice(start, start + self._rows) for start in range(0, max(len(words), 1), self._rows))
         ]
         if len(pieces) == 1:
             return pieces[0]
-        moved = [piece._replace(explained=piece.explained + number * PIECE) for number, piece in enumerate(pieces)]
+        moved = [piece._replace(explained=piece.explained + number * self._rows) for number, piece in enumerate(pieces)]
         joined = {name: np.concatenate([getattr(piece, name) for piece in moved]) for name in Scored._fields if name != "shed"}
         return Scored(**joined, shed=sum(piece.shed for piece in pieces))
 
@@ -130,7 +132,7 @@ class Scorer:
         Advances the states as `score` does: use one or the other.
         """
         largest, mean = [], []
-        for cut in (slice(start, start + PIECE) for start in range(0, len(words), PIECE)):
+        for cut in (slice(start, start + self._rows) for start in range(0, len(words), self._rows)):
             order = plan(slots[cut], restart[cut], self.rounds)
             there = torch.from_numpy(np.ascontiguousarray(words[cut])).to(self.device)
             _, seen, tail = self._read(order, there)
@@ -149,7 +151,7 @@ class Scorer:
         hour: NDArray[np.int64],
         explain_p: float,
     ) -> Scored:
-        """Score up to PIECE rows at once."""
+        """Score the rows of one piece."""
         order = plan(slots, restart, self.rounds)
         self.shed += len(order.shed)
         there = torch.from_numpy(np.ascontiguousarray(words)).to(self.device)

@@ -23,8 +23,9 @@ from models.multiflow_checkpoint import FlowBundle
 from models.scale import scaled
 from models.windows import Windows
 
-PIECE = 2048
-"""Rows judged at once: the states of all steps of a piece are 21 MB at 256 units."""
+PIECE, CUDA_PIECE = 2048, 1 << 16
+"""Rows judged at once. On a processor, the states of all steps of a piece are 21 MB at 256 units; a CUDA device is busy with
+many more, and memory for them it has."""
 
 
 class FlowScored(NamedTuple):
@@ -62,6 +63,7 @@ class FlowScorer:
     ) -> None:
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.bundle = bundle
+        self._rows = PIECE if self.device.type == "cpu" else CUDA_PIECE
         manifest = bundle.manifest
         self._laid = lay(bundle.model, self.device, dtype)
         self._windows = Windows(slots, manifest.flows, len(manifest.columns), self.device)
@@ -75,18 +77,18 @@ class FlowScorer:
         """
         pieces = [
             self._piece(rows[cut], slots[cut], restart[cut], explain_p)
-            for cut in (slice(start, start + PIECE) for start in range(0, max(len(rows), 1), PIECE))
+            for cut in (slice(start, start + self._rows) for start in range(0, max(len(rows), 1), self._rows))
         ]
         if len(pieces) == 1:
             return pieces[0]
-        moved = [piece._replace(explained=piece.explained + number * PIECE) for number, piece in enumerate(pieces)]
+        moved = [piece._replace(explained=piece.explained + number * self._rows) for number, piece in enumerate(pieces)]
         return FlowScored(*(np.concatenate(arrays) for arrays in zip(*moved, strict=True)))
 
     @torch.inference_mode()
     def _piece(
         self, rows: NDArray[np.float32], slots: NDArray[np.int32], restart: NDArray[np.bool_], explain_p: float
     ) -> FlowScored:
-        """Score up to PIECE rows at once."""
+        """Score the rows of one piece."""
         there = torch.from_numpy(np.ascontiguousarray(rows)).to(self.device, non_blocking=True)
         buffer, windows = self._windows.push(there, slots, restart)
         judged = self._laid.judge(self._laid.read(buffer), windows)
