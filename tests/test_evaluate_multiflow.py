@@ -92,6 +92,13 @@ def test_the_paper_s_split_keeps_a_fifth_of_each_class_and_the_honest_one_some_o
     assert 0 < rows["honest"]["Normal"] < 400
 
 
+def test_attacks_that_no_class_knows_are_context_unless_a_class_takes_the_rest(model: Path, log: Path, tmp_path: Path) -> None:
+    (tmp_path / "conn.log").write_text(log.read_text().replace("Malicious", "Odd", 30))
+    for arguments, rows in (((), 490), (("--rest", "Malicious"), 520)):
+        report = told(model, tmp_path / "conn.log", "--alone", *arguments)
+        assert f"{rows} rows" in table(report, "All classes, ")["title"]
+
+
 def test_examples_tell_the_row_the_attention_and_the_statistics(model: Path, log: Path) -> None:
     rows = table(told(model, log, "--alone"), "Ordinary rows with the highest verdicts")["rows"]
     assert len(rows) == 10

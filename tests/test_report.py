@@ -79,6 +79,8 @@ def test_every_line_of_a_figure_is_in_its_legend() -> None:
     drawing = svg(Curves("ROC", "across", "up", {"_LSTM $5": ([0.001, 1], [0.5, 1]), "n < 3": ([0.01, 1], [0.1, 1])}))
     assert "_LSTM $5" in drawing
     assert "n &lt; 3" in drawing
+    assert ">0.01<" in drawing
+    assert "mathdefault" not in drawing
 
 
 @pytest.mark.parametrize("prose", [False, True])

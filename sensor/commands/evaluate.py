@@ -103,6 +103,7 @@ def _add_multiflow(kinds: argparse._SubParsersAction[Parser]) -> None:
     flows.add_argument("--test", type=float, default=0.2, metavar="SHARE", help="share of it to test on (default: 0.2)")
     flows.add_argument("--alone", action="store_true", help="no other classifiers: the model on all rows")
     flows.add_argument("--rows", type=int, default=200_000, help="most rows that they learn from (default: 200,000)")
+    flows.add_argument("--rest", metavar="CLASS", help="class of attacks whose label no class knows, as in training")
     flows.add_argument("--as-published", action="store_true", help="take columns that follow other rules than netseq's")
     flows.add_argument("--labels", metavar="CSV", help="label file for traffic without labels (docs/labels.md)")
     _add_common(flows)

@@ -100,7 +100,7 @@ def _work(arguments: argparse.Namespace, bundle: FlowBundle) -> Work:
     """Read the rows, and cut them. Raises Misuse."""
     manifest = bundle.manifest
     try:
-        classes = Classes(manifest.classes)
+        classes = Classes(manifest.classes, arguments.rest)
     except ClassesError as error:
         raise Misuse(f"{arguments.files[0]}: {error}") from error
     labels = Labels.read(arguments.labels) if arguments.labels else None

@@ -95,6 +95,7 @@ def svg(figure: Figure) -> str:
 
 def _curves(figure: Curves, axes: Axes) -> None:
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")  # matplotlib's own writes mathematics, which is off
     axes.set_xlabel(figure.across)
     axes.set_ylabel(figure.up)
     for place, (name, (across, up)) in enumerate(figure.lines.items()):
