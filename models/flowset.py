@@ -3,8 +3,8 @@
 Training and evaluation of the multi-flow model read a `FlowSet`, wherever its flows came from. `stratified` is the paper's
 split: single flows at random, so that a flow to test lies in windows whose other flows were trained on, which flatters every
 model. `honest` keeps what belongs together on one side: the flows of a sequence on one day; and of a class that was
-seen on several days, whole days. A class that stands in one single sequence (one scanner, one victim) would not be in both
-parts at all: it is cut in time instead, and the split says so. Wherever a sequence changes sides its windows begin
+seen on several days, whole days. A class that stands nearly whole in one sequence (one scanner, one victim) would not be in
+both parts, or hardly: it is cut in time instead, and the split says so. Wherever a sequence changes sides its windows begin
 afresh, so that none reaches across.
 """
 
@@ -24,6 +24,10 @@ UNJUDGED = -1
 
 NAMED = 10
 """Columns that a remark names; the rest is counted."""
+
+FAR = 4
+"""Times that whole sequences may hold fewer rows than wanted before a class is cut in time instead: a measure on a few rows
+of a class that one great sequence holds nearly all of would be chance."""
 
 _NOWHERE, _TRAINING, _VALIDATION, _TEST = -1, 0, 1, 2
 
@@ -54,7 +58,7 @@ class Split(NamedTuple):
     restart: Bools
     """(N,) where windows begin afresh: the set's own restarts, and the borders that no window may cross."""
     in_time: tuple[int, ...] = ()
-    """Classes that stand in one sequence only, whose earlier flows are trained on and later ones tested on."""
+    """Classes that stand nearly whole in one sequence, whose earlier flows are trained on and later ones tested on."""
     left_out: int = 0
     """Rows with a class in no part: their class is tested on other days, but their sequence is trained on, or the reverse."""
 
@@ -133,9 +137,9 @@ def remarks(flows: FlowSet, split: Split, classes: Sequence[str], columns: Seque
         if learned and not counts[2] and len(split.test):
             told.append(f"class {name} has no flow to test on")
     if split.in_time:
+        named = ", ".join(classes[number] for number in split.in_time)
         told.append(
-            f"{', '.join(classes[number] for number in split.in_time)}: each in one sequence only, whose earlier flows are "
-            "trained on and whose later ones are tested on"
+            f"{named}: each nearly whole in one sequence, so that earlier flows are trained on and later ones tested on"
         )
     if split.left_out:
         told.append(f"{split.left_out:,} flows are context only: their class and their sequence are on different sides")
@@ -200,7 +204,8 @@ def _apart(flows: FlowSet, among: Bools, share: float, random: np.random.Generat
         size = np.bincount(unit[rows], minlength=len(owner))
         already = int(size[taken].sum())
         taken[_whole(mine, size[mine], wanted, already, random)] = True
-        if wanted and size[taken].sum() in {0, rows.sum()}:
+        found = int(size[taken].sum())
+        if found < wanted / FAR or found == int(rows.sum()) > 1:
             in_time.append(number)
     cut = taken[unit]
     _cut_in_time(cut, label, in_time, unit, share)

@@ -34,6 +34,9 @@ from models.together import Together
 from models.unfinished import About, CheckpointDoesNotFit, Passed
 from models.windows import sequences
 
+SHARPEST = 0.25
+"""Least temperature: held-back flows that are all judged right want none at all, and an attack's probability would be 1."""
+
 Weighing = Literal["capped", "balanced", "none"]
 
 
@@ -45,7 +48,7 @@ class Settings:
     epochs: int = 30
     patience: int = 5
     """Epochs without a better validation before training stops."""
-    batch: int = 512
+    batch: int = 256
     """Windows of all processes together."""
     rate: float = 2e-3
     warm_up: float = 0.05
@@ -318,7 +321,7 @@ def temperature(logits: NDArray[np.float32], label: Ints) -> float:
     def nats(logarithm: float) -> float:
         return float(functional.cross_entropy(exact / math.exp(logarithm), right))
 
-    low, high, golden = math.log(0.05), math.log(20.0), (math.sqrt(5) - 1) / 2
+    low, high, golden = math.log(SHARPEST), -math.log(SHARPEST), (math.sqrt(5) - 1) / 2
     while high - low > 1e-4:  # the nats have one minimum: they are convex in the inverse
         left, right_end = high - golden * (high - low), low + golden * (high - low)
         if nats(left) <= nats(right_end):

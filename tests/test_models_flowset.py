@@ -82,6 +82,15 @@ def test_a_class_of_one_sequence_is_cut_in_time() -> None:
     assert split.restart[50]
 
 
+def test_a_class_that_one_sequence_holds_nearly_all_of_is_cut_in_time_too() -> None:
+    flows = flows_of([0] * 200 + [1] * 50, [7] * 196 + [1, 2, 3, 4] + [number // 2 for number in range(20, 70)])
+    for seed in range(4):
+        split = honest(flows, 0.2, seed, 0.1)
+        assert split.in_time == (0,)
+        assert sum(flows.label[split.test] == 0) == 40
+        assert 4 <= sum(flows.label[split.test] == 1) <= 12
+
+
 def test_rows_that_go_with_a_sequence_of_the_wrong_day_are_left_out() -> None:
     label = [0] * 20 + [0] * 20 + [1] * 5 + [1] * 5
     slots = [number // 2 for number in range(40)] + [19] * 5 + [50] * 5
@@ -140,7 +149,7 @@ def test_what_a_split_leaves_doubtful_is_told_a_line_each() -> None:
         "class Bot has no flow to test on",
         "class DoS has no flow to train on, and 30 to validate or test on: all will be wrong",
         "class DDoS has no flow: the model will not know it",
-        "Bot: each in one sequence only, whose earlier flows are trained on and whose later ones are tested on",
+        "Bot: each nearly whole in one sequence, so that earlier flows are trained on and later ones tested on",
         "2 flows are context only: their class and their sequence are on different sides",
         "without a value in every flow to train on, but not in those held back: Src Port",
     ]

@@ -171,6 +171,7 @@ def test_the_temperature_is_the_one_that_a_plain_search_finds() -> None:
     assert temperature(logits, label) == pytest.approx(found, rel=2e-3)
     assert 2 < found < 3
     assert temperature(logits[:0], label[:0]) == 1
+    assert temperature(logits, logits.argmax(axis=1)) == pytest.approx(0.25, rel=1e-3)
 
 
 def test_figures_of_a_confusion_are_those_by_hand() -> None:

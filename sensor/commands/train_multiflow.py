@@ -117,7 +117,7 @@ def _add_how(how: argparse._ArgumentGroup) -> None:
     how.add_argument("--seed", type=int, default=1, help="same data, same seed, one thread: same model (default: 1)")
     how.add_argument("--epochs", type=int, default=30, help="at most so many passes; 0 only reads (default: 30)")
     how.add_argument("--patience", type=int, default=5, help="passes without a better one before it ends (default: 5)")
-    how.add_argument("--batch", type=int, default=512, help="windows of a step, of all processes together (default: 512)")
+    how.add_argument("--batch", type=int, default=256, help="windows of a step, of all processes together (default: 256)")
     how.add_argument("--units", type=int, default=256, help="size of the LSTM's state (default: 256)")
     how.add_argument("--rate", type=float, default=2e-3, help="highest learning rate (default: 0.002)")
     how.add_argument(
