@@ -82,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
     _add_common(words)
     _add_multiflow(kinds)
     _add_amf_lstm(kinds)
+    _add_radford(kinds)
     return build
 
 
@@ -122,6 +123,20 @@ def _add_amf_lstm(kinds: argparse._SubParsersAction[Parser]) -> None:
     paper.add_argument("--units", type=int, default=256, help="size of the LSTM's state (default: 256)")
     paper.add_argument("--alone", action="store_true", help="without the other classifiers")
     paper.add_argument("--rows", type=int, default=200_000, help="most rows that these learn from (default: 200,000)")
+    _add_common(paper)
+
+
+def _add_radford(kinds: argparse._SubParsersAction[Parser]) -> None:
+    """The subcommand for the paper of the word model."""
+    paper = kinds.add_parser(
+        "radford2018",
+        help="the experiment of Radford et al. 2018 on CICIDS2017",
+        description="Train and measure the token LSTM of Radford et al. 2018, per host pair and clock hour.",
+        allow_abbrev=False,
+    )
+    _add_data(paper, "TrafficLabelling of CICIDS2017")
+    paper.add_argument("--epochs", type=int, default=5, help="passes (default: 5)")
+    paper.add_argument("--units", type=int, default=50, help="size of embedding and state (default: 50)")
     _add_common(paper)
 
 
@@ -175,7 +190,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     import torch  # noqa: PLC0415  # slow to import: only once the arguments are known to be good
 
     from models.checkpoint import ModelDoesNotFit  # noqa: PLC0415
-    from sensor.commands import evaluate_amf_lstm, evaluate_multiflow, evaluate_words  # noqa: PLC0415
+    from sensor.commands import evaluate_amf_lstm, evaluate_multiflow, evaluate_radford2018, evaluate_words  # noqa: PLC0415
     from sensor.kernels import prepare_cache  # noqa: PLC0415
     from sensor.labels import LabelsError  # noqa: PLC0415
     from sensor.sources.faults import NotACapture  # noqa: PLC0415
@@ -189,6 +204,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         "words": evaluate_words.measure,
         "multiflow": evaluate_multiflow.measure,
         "amf-lstm": evaluate_amf_lstm.measure,
+        "radford2018": evaluate_radford2018.measure,
     }
     try:
         report, whole = measures[arguments.kind](arguments)

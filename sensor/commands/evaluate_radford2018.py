@@ -1,0 +1,202 @@
+"""`netseq-evaluate radford2018`: the experiment of Radford et al. 2018 on CICIDS2017's tables with hosts (TrafficLabelling).
+
+Two alphabets (protobytes and ports: docs/words.md), two kinds of sentence (the directed and the undirected host pair, cut by
+clock hours), windows of ten with stride one and padding at the left, trained on the days without an attack. Scores are gathered
+by the greatest surprise per pair and hour, and by the five keys of the follow-up (Radford et al. 2018, "Sequence
+Aggregation Rules for Anomaly Detection in Computer Network Traffic"): source, destination, pair, internal and external host.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.measures import ranking
+from models.radford import WINDOW, Hours, Settings, hourly, surprise, tokens, windows
+from sensor.commands import published
+from sensor.commands.classes import Classes
+from sensor.commands.datasets import fingerprint
+from sensor.commands.misuse import Misuse
+from sensor.commands.report import Curves, Report, Table, Value, machine, roc
+from sensor.schema import V4_MAPPED
+from sensor.sources.flowcsv import FlowCsvSource
+from sensor.vocabulary import Kind, keys_of
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+ALPHABETS: tuple[Kind, ...] = ("protobytes", "ports")
+HOUR_US, DAY_US = 3_600_000_000, 86_400_000_000
+PRIVATE = ((0x0A000000, 8), (0xAC100000, 12), (0xC0A80000, 16))
+"""Networks of RFC 1918, whose hosts are internal."""
+
+
+class Flows(NamedTuple):
+    """All flows in the order of time."""
+
+    src: Ints
+    """(N,) number of the source host."""
+    dst: Ints
+    internal: Bools
+    """(hosts,) which hosts are internal."""
+    first_us: Ints
+    keys: dict[str, Ints]
+    """(N,) by alphabet."""
+    label: Ints
+    """(N,) place in published.CICIDS2017, -1 for a label that it does not have."""
+
+    @property
+    def attack(self) -> Bools:
+        """(N,) rows with any label but the benign one."""
+        return np.asarray(self.label != 0)
+
+
+def measure(arguments: argparse.Namespace) -> tuple[Report, bool]:
+    """Train and measure; the report, and whether all input could be read. Raises Misuse."""
+    mondays, others = published.tables(arguments.data)
+    source = FlowCsvSource([*mondays, *others], statistics=True)
+    flows = read(source)
+    if not flows.first_us.any() or not len(flows.internal) > 1:
+        raise Misuse(f"{arguments.data}: these tables have no hosts or times: TrafficLabelling has, MachineLearningCVE has not")
+    names = tuple(published.CICIDS2017)
+    counted = np.bincount(flows.label[flows.label >= 0], minlength=len(names)).tolist()
+    counts = dict(zip(names, counted, strict=True)) | {"labels of other names": int((flows.label < 0).sum())}
+    report = Report("Radford et al. 2018 on CICIDS2017")
+    different = published.differences(counts, published.CICIDS2017)
+    report.warnings += published.check(arguments.data, different, partial=arguments.partial)
+    if damaged := sum(source.damage_counts.values()):
+        report.warnings.append(f"{arguments.data}: {damaged:,} places could not be read")
+    day = flows.first_us // DAY_US
+    clean = ~np.isin(day, np.unique(day[flows.attack]))
+    settings = Settings(seed=arguments.seed, epochs=arguments.epochs, embedding=arguments.units, units=arguments.units)
+    try:
+        scored = dict(_scored(flows, clean, settings))
+    except ValueError as error:
+        raise Misuse(f"{arguments.data}: {error}: every day has an attack") from error
+    report.facts += _facts(arguments, [*mondays, *others], flows, clean, settings)
+    report.tables += list(_tables(flows, ~clean, scored, arguments))
+    pairs = {name: hourly(score[~clean], flows.attack[~clean], *_paired(flows, ~clean)) for name, score in scored.items()}
+    lines = {name: roc(hours.score, hours.attack) for name, hours in pairs.items()}
+    if flows.attack.any():
+        report.figures.append(Curves("Pair-hours", "false alarms (share of benign)", "attacks found (share)", lines))
+    return report, not damaged
+
+
+def read(source: FlowCsvSource) -> Flows:
+    """Read all rows; of a flow only what is needed is kept. Raises Misuse where there are none."""
+    classes = Classes(tuple(published.CICIDS2017))
+    ends: list[NDArray[np.uint64]] = []
+    keys: dict[str, list[Ints]] = {alphabet: [] for alphabet in ALPHABETS}
+    first_us, label = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for batch in source:
+        ends.append(np.stack([batch.flows[name] for name in ("src_hi", "src_lo", "dst_hi", "dst_lo")], axis=1))
+        first_us.append(batch.flows["first_us"].astype(np.int64))
+        texts = batch.labels or [""] * len(batch.flows)
+        details = batch.details or [""] * len(batch.flows)
+        numbers = {pair: classes.number(*pair) for pair in {*zip(texts, details, strict=True)}}
+        label.append(np.array([numbers[pair] for pair in zip(texts, details, strict=True)], np.int64))
+        for alphabet in ALPHABETS:
+            keys[alphabet].append(keys_of(alphabet, batch.flows))
+    if not ends:
+        raise Misuse("no flows in these tables")
+    both = np.concatenate(ends)
+    hosts, place = np.unique(np.concatenate([both[:, :2], both[:, 2:]]), axis=0, return_inverse=True)
+    place = place.reshape(-1).astype(np.int64)
+    time = np.concatenate(first_us)
+    order = np.argsort(time, kind="stable")
+    return Flows(
+        place[: len(both)][order],
+        place[len(both) :][order],
+        internal(hosts),
+        time[order],
+        {alphabet: np.concatenate(pieces)[order] for alphabet, pieces in keys.items()},
+        np.concatenate(label)[order],
+    )
+
+
+def internal(hosts: NDArray[np.uint64]) -> Bools:
+    """Which of (H, 2) addresses are of private networks (RFC 1918), or local ones of IPv6 (RFC 4193)."""
+    v4 = (hosts[:, 0] == 0) & (hosts[:, 1] >> np.uint64(32) == np.uint64(V4_MAPPED >> 32))
+    low = hosts[:, 1] & np.uint64(0xFFFFFFFF)
+    found = (hosts[:, 0] >> np.uint64(57)) == np.uint64(0x7E)  # fc00::/7
+    for base, bits in PRIVATE:
+        found |= v4 & (low >> np.uint64(32 - bits) == np.uint64(base >> (32 - bits)))
+    return np.asarray(found)
+
+
+def _pairs(flows: Flows, *, directed: bool) -> Ints:
+    """(N,) number of each flow's host pair."""
+    hosts = len(flows.internal)
+    if directed:
+        return flows.src * hosts + flows.dst
+    return np.minimum(flows.src, flows.dst) * hosts + np.maximum(flows.src, flows.dst)
+
+
+def _paired(flows: Flows, rows: Bools) -> tuple[Ints, Ints]:
+    return _pairs(flows, directed=False)[rows], (flows.first_us // HOUR_US)[rows]
+
+
+def _scored(flows: Flows, clean: Bools, settings: Settings) -> Iterator[tuple[str, Floats]]:
+    """Nats of every flow, by alphabet and kind of sentence."""
+    hour = flows.first_us // HOUR_US
+    for alphabet in ALPHABETS:
+        token, size = tokens(flows.keys[alphabet], clean)
+        for kind in ("directed", "undirected"):
+            pair = _pairs(flows, directed=kind == "directed")
+            sentence = np.unique(np.stack([pair, hour], axis=1), axis=0, return_inverse=True)[1].reshape(-1)
+            yield f"{alphabet}, {kind}", surprise(windows(token, sentence.astype(np.int64)), size, clean, settings)
+
+
+def gathered(flows: Flows, rows: Bools, score: Floats) -> Iterator[tuple[str, Hours]]:
+    """The scores of some rows by each of the five keys and hour; a flow counts for each of its internal, or external, hosts."""
+    src, dst, attack, hour = flows.src[rows], flows.dst[rows], flows.attack[rows], (flows.first_us // HOUR_US)[rows]
+    yield "source", hourly(score[rows], attack, src, hour)
+    yield "destination", hourly(score[rows], attack, dst, hour)
+    yield "pair", hourly(score[rows], attack, *_paired(flows, rows))
+    host, twice = np.concatenate([src, dst]), [np.concatenate([one, one]) for one in (score[rows], attack, hour)]
+    for name, side in (("internal", flows.internal[host]), ("external", ~flows.internal[host])):
+        yield name, hourly(twice[0][side], twice[1][side].astype(np.bool_), host[side], twice[2][side].astype(np.int64))
+
+
+def _tables(flows: Flows, tested: Bools, scored: dict[str, Floats], arguments: argparse.Namespace) -> Iterator[Table]:
+    """AUC by key, and of each attack by the pair."""
+    asked = {"resamples": arguments.resamples, "seed": arguments.seed}
+    rows: list[tuple[Value, ...]] = []
+    counts: dict[str, tuple[int, int]] = {}
+    for name, score in scored.items():
+        found = {}
+        for key, hours in gathered(flows, tested, score):
+            counts[key] = int(hours.attack.sum()), int((~hours.attack).sum())
+            found[key] = ranking(hours.score, hours.attack, hours.key, **asked).area
+        rows.append((name, *found.values()))
+    told = ", ".join(f"{key} {attack:,} against {rest:,}" for key, (attack, rest) in counts.items())
+    note = f"Hours with an attack against the others: {told}. The paper tells 0.84 on ISCX IDS 2012."
+    yield Table("AUC of the greatest surprise per key and hour", ("alphabet, sentence", *counts), rows, note)
+    names = tuple(published.CICIDS2017)
+    table: list[tuple[Value, ...]] = []
+    for number in np.unique(flows.label[flows.label > 0]).tolist():
+        chosen = tested & ((flows.label == number) | ~flows.attack)
+        hours_by = [hourly(score[chosen], flows.attack[chosen], *_paired(flows, chosen)) for score in scored.values()]
+        areas = [ranking(hours.score, hours.attack, hours.key, **asked).area for hours in hours_by]
+        table.append((names[number], int(hours_by[0].attack.sum()), *areas))
+    yield Table("AUC of each attack against benign rows, per pair and hour", ("attack", "hours", *scored), table)
+
+
+def _facts(
+    arguments: argparse.Namespace, files: list[str], flows: Flows, clean: Bools, settings: Settings
+) -> Iterator[tuple[str, str]]:
+    for path in files:
+        yield "data", f"{path}: SHA-256 {fingerprint(path)[1]}"
+    yield "training", f"{int(clean.sum()):,} flows of days without an attack; tested on the other {int((~clean).sum()):,}"
+    yield "network", ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(settings).items())
+    yield "windows", f"{WINDOW} tokens, stride 1, padded at the left; sentences by clock hour"
+    yield "threshold", "none: areas under the curve"
+    yield "intervals", f"95 %, seed {arguments.seed}, {arguments.resamples} resamples of keys"
+    yield "command", arguments.command
+    yield "machine", machine()

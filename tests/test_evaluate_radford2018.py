@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models.radford import PADDING, UNKNOWN, WINDOW, Settings, hourly, surprise, tokens, windows
+from sensor.addresses import halves
+from sensor.commands import published
+from sensor.commands.evaluate import main
+from sensor.commands.evaluate_radford2018 import internal
+from sensor.spellings import HEADERS
+
+MONDAY = 240
+COUNTS = {"BENIGN": MONDAY + 200, "PortScan": 60, "Bot": 20}
+FAST = ("--epochs", "6", "--units", "8", "--resamples", "10", "--quiet")
+
+
+def test_tokens_are_those_of_clean_rows_and_the_rest_is_unknown() -> None:
+    found, size = tokens(np.array([7, 3, 9, 7]), np.array([True, True, False, False]))
+    assert found.tolist() == [3, 2, UNKNOWN, 3]
+    assert size == 4
+    assert tokens(np.array([5]), np.array([False]))[0].tolist() == [UNKNOWN]
+
+
+def test_a_window_is_the_ten_tokens_before_in_the_same_sentence_padded_at_the_left() -> None:
+    token = np.arange(2, 32)
+    sentence = np.arange(30) % 2
+    found = windows(token, sentence)
+    for row in range(30):
+        said = [one for one in range(row) if one % 2 == row % 2][-WINDOW:]
+        assert found.before[row].tolist() == [PADDING] * (WINDOW - len(said)) + token[said].tolist()
+    assert (found.token == token).all()
+
+
+def test_what_follows_the_phrase_is_expected_and_what_breaks_it_is_not() -> None:
+    torch.set_num_threads(1)
+    token = np.tile([2, 3, 4], 80)
+    token[-1] = 3  # after "2 3" comes 4
+    clean = np.arange(240) < 210
+    nats = surprise(windows(token, np.zeros(240, np.int64)), 5, clean, Settings(epochs=150, units=16, embedding=8))
+    assert nats[210:239].max() < 0.3
+    assert nats[239] > 2
+    again = surprise(windows(token, np.zeros(240, np.int64)), 5, clean, Settings(epochs=2, units=4))
+    assert (again == surprise(windows(token, np.zeros(240, np.int64)), 5, clean, Settings(epochs=2, units=4))).all()
+
+
+def test_an_hour_has_its_greatest_surprise_and_is_an_attack_by_any_flow() -> None:
+    hours = hourly(
+        np.array([1.0, 5.0, 2.0, 9.0]), np.array([False, False, True, False]), np.array([1, 1, 1, 2]), np.array([0, 0, 1, 0])
+    )
+    assert hours.score.tolist() == [5, 2, 9]
+    assert hours.attack.tolist() == [False, True, False]
+    assert hours.key.tolist() == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("address", "inside"),
+    [
+        ("10.1.2.3", True),
+        ("172.31.0.1", True),
+        ("192.168.10.50", True),
+        ("fd00::1", True),
+        ("172.32.0.1", False),
+        ("11.0.0.1", False),
+        ("2001:db8::1", False),
+        ("205.174.165.73", False),
+    ],
+)
+def test_internal_hosts_are_those_of_private_networks(address: str, *, inside: bool) -> None:
+    assert internal(np.array([halves(address)], np.uint64)).tolist() == [inside]
+
+
+def write(folder: Path) -> Path:
+    """Monday, all benign, and a day on which a host scans another; the layout of TrafficLabelling."""
+    head = [text for text, _ in HEADERS["cicids2017"]]
+    known = {name: place for place, (_, name) in enumerate(HEADERS["cicids2017"])}
+    folder.mkdir()
+
+    def row(number: int, day: int, src: str, port: int, label: str) -> str:
+        cells = ["1"] * len(head)
+        told = {"Flow ID": f"{number}", "Src IP": src, "Dst IP": "205.1.1.1", "Src Port": "50000", "Dst Port": str(port)}
+        told |= {"Protocol": "6", "Timestamp": f"{day}/7/2017 {9 + number // 60 % 3}:{number % 60:02d}", "Label": label}
+        for name, text in told.items():
+            cells[known[name]] = text
+        return ",".join(cells)
+
+    monday = [row(number, 3, f"192.168.10.{number % 5}", (53, 443)[number % 2], "BENIGN") for number in range(MONDAY)]
+    others = [row(number, 4, f"192.168.10.{number % 5}", (53, 443)[number % 2], "BENIGN") for number in range(200)]
+    others += [row(number, 4, "192.168.10.77", 1000 + number, "PortScan") for number in range(60)]
+    others += [row(number, 4, "192.168.10.88", 6667, "Bot") for number in range(20)]
+    for name, rows in (("Monday", monday), ("Tuesday", others)):
+        (folder / f"{name}-WorkingHours.pcap_ISCX.csv").write_text("\n".join([",".join(head), *rows]) + "\n")
+    return folder
+
+
+def test_a_scan_stands_out_by_its_ports_under_every_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(published, "CICIDS2017", COUNTS)
+    folder, out = write(tmp_path / "week"), tmp_path / "x.json"
+    assert main(["radford2018", "--data", str(folder), "--json", str(out), "--html", str(tmp_path / "x.html"), *FAST]) == 0
+    report: dict[str, Any] = json.loads(out.read_text())
+    assert report["warnings"] == []
+    assert dict(report["facts"])["training"].startswith(f"{MONDAY} flows of days without an attack; tested on the other 280")
+    rows = {row["alphabet, sentence"]: row for row in report["tables"][0]["rows"]}
+    assert list(rows) == ["protobytes, directed", "protobytes, undirected", "ports, directed", "ports, undirected"]
+    assert {"source", "destination", "pair", "internal", "external"} < set(rows["ports, directed"])
+    assert rows["ports, undirected"]["pair"]["value"] > 0.9
+    assert rows["ports, directed"]["source"]["value"] > 0.9
+    assert [row["attack"] for row in report["tables"][1]["rows"]] == ["PortScan", "Bot"]
+    monkeypatch.setattr(published, "CICIDS2017", COUNTS | {"Bot": 21})
+    assert main(["radford2018", "--data", str(folder), *FAST]) == 2
+    assert "Bot 20 instead of 21" in capsys.readouterr().err
+    assert main(["radford2018", "--data", str(folder), "--partial", "--json", str(out), *FAST]) == 0
+    assert json.loads(out.read_text())["warnings"][0].startswith("PARTIAL DATA, no reproduction: ")
+
+
+def test_tables_without_hosts_are_refused(shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = shared_data / "flows" / "cicids2017" / "machinelearningcve-first-rows"
+    assert main(["radford2018", "--data", str(folder), "--partial", *FAST]) == 2
+    assert "these tables have no hosts or times: TrafficLabelling has" in capsys.readouterr().err
