@@ -106,7 +106,9 @@ def test_a_scan_stands_out_by_its_ports_under_every_key(
     assert main(["radford2018", "--data", str(folder), "--json", str(out), "--html", str(tmp_path / "x.html"), *FAST]) == 0
     report: dict[str, Any] = json.loads(out.read_text())
     assert report["warnings"] == []
-    assert dict(report["facts"])["training"].startswith(f"{MONDAY} flows of days without an attack; tested on the other 280")
+    assert dict(report["facts"])["training"].startswith(
+        f"{MONDAY} benign flows of the cleanest days; tested on the 280 of the others"
+    )
     rows = {row["alphabet, sentence"]: row for row in report["tables"][0]["rows"]}
     assert list(rows) == ["protobytes, directed", "protobytes, undirected", "ports, directed", "ports, undirected"]
     assert {"source", "destination", "pair", "internal", "external"} < set(rows["ports, directed"])
@@ -124,3 +126,46 @@ def test_tables_without_hosts_are_refused(shared_data: Path, capsys: pytest.Capt
     folder = shared_data / "flows" / "cicids2017" / "machinelearningcve-first-rows"
     assert main(["radford2018", "--data", str(folder), "--partial", *FAST]) == 2
     assert "these tables have no hosts or times: TrafficLabelling has" in capsys.readouterr().err
+
+
+def write_iscx(folder: Path) -> Path:
+    """Two days as ISCX IDS 2012 has them, the first nearly clean; one flow without a time, and a file that breaks off."""
+    folder.mkdir()
+
+    def flow(number: int, day: int, src: str, port: int, tag: str) -> str:
+        fields = {
+            "appName": "HTTPWeb",
+            "totalSourceBytes": "400",
+            "totalDestinationBytes": "900",
+            "source": src,
+            "protocolName": "tcp_ip",
+        }
+        fields |= {"sourcePort": "4000", "destination": "205.1.1.1", "destinationPort": str(port), "Tag": tag}
+        fields |= {f"{end}DateTime": f"2010-06-{day}T0{number // 60}:{number % 60:02d}:00" for end in ("start", "stop")}
+        inside = "".join(f"<{name}>{text}</{name}>" for name, text in fields.items())
+        return f"<TestbedFlows>{inside}</TestbedFlows>\n"
+
+    clean = [flow(number, 12, "192.168.1.1", (53, 80)[number % 2], "Normal") for number in range(200)]
+    clean.append(flow(5, 12, "192.168.1.9", 99, "Attack"))
+    rest = [flow(number, 13, "192.168.1.1", (53, 80)[number % 2], "Normal") for number in range(150)]
+    rest += [flow(number, 13, "192.168.1.9", 700 + number, "Attack") for number in range(40)]
+    rest.append(flow(1, 13, "192.168.1.9", 5, "Attack").replace("2010-06-13T", "never "))
+    (folder / "TestbedSatJun12Flows.xml").write_text(f"<dataroot>{''.join(clean)}</dataroot>")
+    (folder / "TestbedSunJun13Flows.xml").write_text(f"<dataroot>{''.join(rest)}<TestbedFlows><source>")
+    return folder
+
+
+def test_iscx_ids_2012_is_read_as_published_and_its_damage_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(published, "ISCX2012", {"Normal": 350, "Attack": 41})
+    folder, out = write_iscx(tmp_path / "iscx"), tmp_path / "x.json"
+    assert main(["radford2018", "--data", str(folder), "--json", str(out), *FAST]) == 1
+    report = json.loads(out.read_text())
+    assert report["title"] == "Radford et al. 2018 on ISCX IDS 2012"
+    assert report["warnings"] == [
+        f"{folder}: 2 places could not be read",
+        "no day is without an attack: those of the cleanest, 1 flows, are in no part",
+    ]
+    assert dict(report["facts"])["training"] == "200 benign flows of the cleanest days; tested on the 190 of the others"
+    rows = {row["alphabet, sentence"]: row for row in report["tables"][0]["rows"]}
+    assert rows["ports, undirected"]["pair"]["value"] > 0.9
+    assert [row["attack"] for row in report["tables"][1]["rows"]] == ["Attack"]

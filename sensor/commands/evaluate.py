@@ -130,11 +130,11 @@ def _add_radford(kinds: argparse._SubParsersAction[Parser]) -> None:
     """The subcommand for the paper of the word model."""
     paper = kinds.add_parser(
         "radford2018",
-        help="the experiment of Radford et al. 2018 on CICIDS2017",
+        help="the experiment of Radford et al. 2018 on ISCX IDS 2012 or CICIDS2017",
         description="Train and measure the token LSTM of Radford et al. 2018, per host pair and clock hour.",
         allow_abbrev=False,
     )
-    _add_data(paper, "TrafficLabelling of CICIDS2017")
+    _add_data(paper, "ISCX IDS 2012 (XML), or TrafficLabelling of CICIDS2017")
     paper.add_argument("--epochs", type=int, default=5, help="passes (default: 5)")
     paper.add_argument("--units", type=int, default=50, help="size of embedding and state (default: 50)")
     _add_common(paper)

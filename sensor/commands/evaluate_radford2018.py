@@ -1,7 +1,7 @@
-"""`netseq-evaluate radford2018`: the experiment of Radford et al. 2018 on CICIDS2017's tables with hosts (TrafficLabelling).
+"""`netseq-evaluate radford2018`: the experiment of Radford et al. 2018, on ISCX IDS 2012 as they did, or on CICIDS2017.
 
 Two alphabets (protobytes and ports: docs/words.md), two kinds of sentence (the directed and the undirected host pair, cut by
-clock hours), windows of ten with stride one and padding at the left, trained on the days without an attack. Scores are gathered
+clock hours), windows of ten with stride one and padding at the left, trained on the cleanest days. Scores are gathered
 by the greatest surprise per pair and hour, and by the five keys of the follow-up (Radford et al. 2018, "Sequence
 Aggregation Rules for Anomaly Detection in Computer Network Traffic"): source, destination, pair, internal and external host.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ from sensor.commands.misuse import Misuse
 from sensor.commands.report import Curves, Report, Table, Value, machine, roc
 from sensor.schema import V4_MAPPED
 from sensor.sources.flowcsv import FlowCsvSource
+from sensor.sources.iscx import IscxSource
 from sensor.vocabulary import Kind, keys_of
 
 Ints = NDArray[np.int64]
@@ -49,7 +51,7 @@ class Flows(NamedTuple):
     keys: dict[str, Ints]
     """(N,) by alphabet."""
     label: Ints
-    """(N,) place in published.CICIDS2017, -1 for a label that it does not have."""
+    """(N,) place among the published labels, -1 for one that is none of them."""
 
     @property
     def attack(self) -> Bools:
@@ -59,38 +61,50 @@ class Flows(NamedTuple):
 
 def measure(arguments: argparse.Namespace) -> tuple[Report, bool]:
     """Train and measure; the report, and whether all input could be read. Raises Misuse."""
-    mondays, others = published.tables(arguments.data)
-    source = FlowCsvSource([*mondays, *others], statistics=True)
-    flows = read(source)
+    files, source, names, official = _opened(arguments.data)
+    flows = read(source, Classes(names))
     if not flows.first_us.any() or not len(flows.internal) > 1:
         raise Misuse(f"{arguments.data}: these tables have no hosts or times: TrafficLabelling has, MachineLearningCVE has not")
-    names = tuple(published.CICIDS2017)
     counted = np.bincount(flows.label[flows.label >= 0], minlength=len(names)).tolist()
     counts = dict(zip(names, counted, strict=True)) | {"labels of other names": int((flows.label < 0).sum())}
-    report = Report("Radford et al. 2018 on CICIDS2017")
-    different = published.differences(counts, published.CICIDS2017)
+    report = Report(f"Radford et al. 2018 on {'ISCX IDS 2012' if isinstance(source, IscxSource) else 'CICIDS2017'}")
+    different = published.differences(counts, official)
     report.warnings += published.check(arguments.data, different, partial=arguments.partial)
     if damaged := sum(source.damage_counts.values()):
         report.warnings.append(f"{arguments.data}: {damaged:,} places could not be read")
-    day = flows.first_us // DAY_US
-    clean = ~np.isin(day, np.unique(day[flows.attack]))
+    clean, tested = cleanest(flows)
+    if left_out := int((~clean & ~tested).sum()):
+        report.warnings.append(f"no day is without an attack: those of the cleanest, {left_out:,} flows, are in no part")
     settings = Settings(seed=arguments.seed, epochs=arguments.epochs, embedding=arguments.units, units=arguments.units)
-    try:
-        scored = dict(_scored(flows, clean, settings))
-    except ValueError as error:
-        raise Misuse(f"{arguments.data}: {error}: every day has an attack") from error
-    report.facts += _facts(arguments, [*mondays, *others], flows, clean, settings)
-    report.tables += list(_tables(flows, ~clean, scored, arguments))
-    pairs = {name: hourly(score[~clean], flows.attack[~clean], *_paired(flows, ~clean)) for name, score in scored.items()}
-    lines = {name: roc(hours.score, hours.attack) for name, hours in pairs.items()}
-    if flows.attack.any():
+    scored = dict(_scored(flows, clean, settings))
+    report.facts += _facts(arguments, files, clean, tested, settings)
+    report.tables += list(_tables(flows, tested, scored, names, arguments))
+    if flows.attack[tested].any():
+        pairs = {name: hourly(score[tested], flows.attack[tested], *_paired(flows, tested)) for name, score in scored.items()}
+        lines = {name: roc(hours.score, hours.attack) for name, hours in pairs.items()}
         report.figures.append(Curves("Pair-hours", "false alarms (share of benign)", "attacks found (share)", lines))
     return report, not damaged
 
 
-def read(source: FlowCsvSource) -> Flows:
+def _opened(folder: Path) -> tuple[list[str], FlowCsvSource | IscxSource, tuple[str, ...], dict[str, int]]:
+    """The files of a folder, their source, and the labels with their official counts; the benign one is first."""
+    if xml := sorted(str(path) for path in folder.rglob("*.xml")):
+        return xml, IscxSource(xml), tuple(published.ISCX2012), published.ISCX2012
+    mondays, others = published.tables(folder)
+    files = [*mondays, *others]
+    return files, FlowCsvSource(files, statistics=True), tuple(published.CICIDS2017), published.CICIDS2017
+
+
+def cleanest(flows: Flows) -> tuple[Bools, Bools]:
+    """Rows to learn from, the benign ones of the days with the fewest attacks, and to test on, all of the other days."""
+    _, day = np.unique(flows.first_us // DAY_US, return_inverse=True)
+    attacks = np.bincount(day, flows.attack)
+    there = (attacks == attacks.min())[day]
+    return there & ~flows.attack, ~there
+
+
+def read(source: FlowCsvSource | IscxSource, classes: Classes) -> Flows:
     """Read all rows; of a flow only what is needed is kept. Raises Misuse where there are none."""
-    classes = Classes(tuple(published.CICIDS2017))
     ends: list[NDArray[np.uint64]] = []
     keys: dict[str, list[Ints]] = {alphabet: [] for alphabet in ALPHABETS}
     first_us, label = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
@@ -164,7 +178,9 @@ def gathered(flows: Flows, rows: Bools, score: Floats) -> Iterator[tuple[str, Ho
         yield name, hourly(twice[0][side], twice[1][side].astype(np.bool_), host[side], twice[2][side].astype(np.int64))
 
 
-def _tables(flows: Flows, tested: Bools, scored: dict[str, Floats], arguments: argparse.Namespace) -> Iterator[Table]:
+def _tables(
+    flows: Flows, tested: Bools, scored: dict[str, Floats], names: tuple[str, ...], arguments: argparse.Namespace
+) -> Iterator[Table]:
     """AUC by key, and of each attack by the pair."""
     asked = {"resamples": arguments.resamples, "seed": arguments.seed}
     rows: list[tuple[Value, ...]] = []
@@ -178,7 +194,6 @@ def _tables(flows: Flows, tested: Bools, scored: dict[str, Floats], arguments: a
     told = ", ".join(f"{key} {attack:,} against {rest:,}" for key, (attack, rest) in counts.items())
     note = f"Hours with an attack against the others: {told}. The paper tells 0.84 on ISCX IDS 2012."
     yield Table("AUC of the greatest surprise per key and hour", ("alphabet, sentence", *counts), rows, note)
-    names = tuple(published.CICIDS2017)
     table: list[tuple[Value, ...]] = []
     for number in np.unique(flows.label[flows.label > 0]).tolist():
         chosen = tested & ((flows.label == number) | ~flows.attack)
@@ -189,11 +204,14 @@ def _tables(flows: Flows, tested: Bools, scored: dict[str, Floats], arguments: a
 
 
 def _facts(
-    arguments: argparse.Namespace, files: list[str], flows: Flows, clean: Bools, settings: Settings
+    arguments: argparse.Namespace, files: list[str], clean: Bools, tested: Bools, settings: Settings
 ) -> Iterator[tuple[str, str]]:
     for path in files:
         yield "data", f"{path}: SHA-256 {fingerprint(path)[1]}"
-    yield "training", f"{int(clean.sum()):,} flows of days without an attack; tested on the other {int((~clean).sum()):,}"
+    yield (
+        "training",
+        f"{int(clean.sum()):,} benign flows of the cleanest days; tested on the {int(tested.sum()):,} of the others",
+    )
     yield "network", ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(settings).items())
     yield "windows", f"{WINDOW} tokens, stride 1, padded at the left; sentences by clock hour"
     yield "threshold", "none: areas under the curve"

@@ -30,8 +30,11 @@ CICIDS2017 = {
     "Heartbleed": 11,
 }
 """Rows of each label in all files of CICIDS2017 (Sharafaldin et al. 2018), in both forms that were published."""
+ISCX2012 = {"Normal": 2_002_747, "Attack": 68_910}
+"""Flows of each tag in the six files of ISCX IDS 2012 (Shiravi et al. 2012), 12 to 17 June, as Goldschmidt counted them in 2024
+for "Network Intrusion Datasets: A Survey, Limitations, and Recommendations"."""
 MONDAY = 529_918
-"""Of them Monday's, all benign."""
+"""Of CICIDS2017's benign rows, those of Monday, all of which are."""
 TOLD = 3
 
 
