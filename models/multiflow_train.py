@@ -146,8 +146,9 @@ class Trainer:
         while len(self.history) < self.settings.epochs and self._stale() < self.settings.patience:
             number = len(self.history) + 1
             train_nats = self._epoch(number)
-            if not math.isfinite(train_nats):
-                raise ValueError(f"training diverged in epoch {number} (the loss is {train_nats}): give a lower --rate")
+            finite = all(bool(torch.isfinite(weights).all()) for weights in self.model.parameters())
+            if not (finite and math.isfinite(train_nats)):
+                raise ValueError(f"training diverged in epoch {number} (the loss is {train_nats:g}): give a lower --rate")
             self._judge(number, train_nats)
             if checkpoint and self.together.first:
                 self._keep(checkpoint)

@@ -16,6 +16,7 @@ from flow_examples import QUICK, SHAPE, learnable, trainer_of
 
 from models.flowset import UNJUDGED, honest
 from models.multiflow_train import Measured, Settings, Trainer, class_weights, temperature
+from models.together import Together
 from models.unfinished import Passed
 
 ROOT = Path(__file__).parents[1]
@@ -157,6 +158,19 @@ def test_bfloat16_learns_as_well() -> None:
     assert trainer.measure(trainer.split.test).accuracy > 0.9
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_cuda_it_learns_in_bfloat16_and_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+    flows, settings = learnable(), dataclasses.replace(QUICK, epochs=8)
+    there = Together(device=torch.device("cuda"))
+    trainer = Trainer(flows, honest(flows), SHAPE, settings, together=there)
+    history = trainer.run(checkpoint=tmp_path / "checkpoint")
+    assert trainer.measure(trainer.split.test).accuracy > 0.9
+    again = Trainer(flows, honest(flows), SHAPE, settings, together=there)
+    assert again.run(checkpoint=tmp_path / "checkpoint", resume=True) == history
+    assert same(trainer, again)
+
+
 def test_the_temperature_is_the_one_that_a_plain_search_finds() -> None:
     random = np.random.default_rng(3)
     logits = random.normal(0, 4, (400, 3)).astype(np.float32)
@@ -202,8 +216,9 @@ def test_what_cannot_be_learned_is_said_in_one_line() -> None:
         trainer_of(flows=flows._replace(label=flows.label + 1))
     with pytest.raises(ValueError, match="4 columns, and the model reads 5"):
         trainer_of(flows=flows._replace(rows=flows.rows[:, :4]))
-    with pytest.raises(ValueError, match="diverged in epoch 1"):
-        trainer_of(dataclasses.replace(QUICK, rate=math.inf)).run()
+    for batch in (64, 10_000):  # where one batch is an epoch, its loss was still a number
+        with pytest.raises(ValueError, match="diverged in epoch 1"):
+            trainer_of(dataclasses.replace(QUICK, rate=math.inf, batch=batch)).run()
 
 
 @pytest.mark.slow

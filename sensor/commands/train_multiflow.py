@@ -372,7 +372,7 @@ def summary(arguments: argparse.Namespace, made: Trained, assembled: Assembled |
     if assembled is not None:
         manifest = assembled.bundle.manifest
         best = max(passed.number for passed in history if passed.best)
-        lines.append(f"trained      {len(history)} epochs of {arguments.epochs} at most, the best was {best}")
+        lines.append(f"trained      {len(history)} of {arguments.epochs} epochs at most, the best was {best}")
         if len(split.validation):
             lines.append(f"held back    {_figures(assembled.validation)}, temperature {manifest.temperature:.2f}")
         if tested is not None:
