@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from sensor.address_text import addresses_text
 from sensor.schema import END_LOG, FLOW, ICMP, IGMP, SCTP, TCP, UDP
 from sensor.statistics_kernel import SPREADS, divide, variances
 
@@ -47,13 +48,13 @@ def ratio(part: Numbers, whole: Numbers) -> Floats:
 
 
 @cache
-def _place(names: tuple[str, ...]) -> tuple[int, int, bool]:
-    """Byte offset of a field in a FLOW row, its bytes, and whether it is signed. Raises KeyError for no field."""
+def _place(names: tuple[str, ...]) -> tuple[int, int]:
+    """Byte offset of a field in a FLOW row, and its bytes. Raises KeyError for no field."""
     kind, offset = FLOW, 0
     for name in names:
         kind, inside, *_ = (kind.fields or {})[name]
         offset += inside
-    return offset, kind.itemsize, kind.kind == "i"
+    return offset, kind.itemsize
 
 
 class Samples:
@@ -135,13 +136,11 @@ class Reading:
 
     def field(self, *names: str) -> Ints:
         """A field of FLOW as signed 64-bit integers, by its name, or its groups' and its own."""
-        place, width, signed = _place(names)
-        word = self._words[place // WORD]
-        if width == WORD:
-            return word
-        shifted = word >> (place % WORD * 8)
-        assert not signed  # all narrow fields of FLOW are unsigned
-        return np.asarray(shifted & ((1 << width * 8) - 1))
+        place, width = _place(names)
+        word: Ints = self._words[place // WORD]
+        if width < WORD:  # all narrow fields of FLOW are unsigned
+            word = (word >> (place % WORD * 8)) & ((1 << width * 8) - 1)
+        return word
 
     @cached_property
     def _variances(self) -> Floats:
@@ -221,6 +220,16 @@ class Reading:
     def turned(self) -> NDArray[np.bool_]:
         """(n,) flows whose first packet was sent by the destination."""
         return np.asarray(self.flows["first_is_bwd"] != 0)
+
+    @cached_property
+    def src_text(self) -> NDArray[np.bytes_]:
+        """The source's address."""
+        return addresses_text(self.flows["src_hi"], self.flows["src_lo"])
+
+    @cached_property
+    def dst_text(self) -> NDArray[np.bytes_]:
+        """The destination's address."""
+        return addresses_text(self.flows["dst_hi"], self.flows["dst_lo"])
 
     @cached_property
     def protocol(self) -> Ints:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
-from sensor.address_text import addresses_text, stamps_text
+from sensor.address_text import flow_ids_text, stamps_text
 from sensor.schema import CONN_STATES, ENDS, ICMP, ICMPV6, TCP, UDP
 from sensor.statistics_column import BOTH, PACKETS, Column, Texts, Values, both, field, four
 from sensor.statistics_reading import Numbers, Reading, ratio
@@ -28,19 +26,8 @@ def _connection_us(r: Reading) -> Numbers:
     return np.where((protocol == TCP) | (protocol == UDP), whole, 0) if r.faithful else whole
 
 
-def _address(end: str) -> Callable[[Reading], Texts]:
-    return lambda r: addresses_text(r.flows[f"{end}_hi"], r.flows[f"{end}_lo"])
-
-
-_src, _dst = _address("src"), _address("dst")
-
-
 def _flow_id(r: Reading) -> Texts:
-    parts = [_src(r), _dst(r), *(r.field(name).astype("S") for name in ("src_port", "dst_port")), r.protocol.astype("S")]
-    joined = parts[0]
-    for more in parts[1:]:
-        joined = np.char.add(np.char.add(joined, b"-"), more)
-    return np.asarray(joined)
+    return flow_ids_text(r.src_text, r.dst_text, r.field("src_port"), r.field("dst_port"), r.protocol)
 
 
 _STATES, _ENDS = np.array(CONN_STATES, np.bytes_), np.array(ENDS, np.bytes_)
@@ -55,9 +42,12 @@ WHOLE: tuple[Column, ...] = (
         "Flow ID", "", "Source, destination, their ports and the protocol, joined by -", "src-dst-src_port-dst_port-protocol",
         BOTH, _flow_id, "also where that tool keeps the other order for a later flow of the same key",
     ),
-    Column("Src IP", "", "Who sent the flow's first packet; of a SYN+ACK, who it was sent to", "src", BOTH, _src, "IPv4 alone"),
+    Column(
+        "Src IP", "", "Who sent the flow's first packet; of a SYN+ACK, who it was sent to", "src", BOTH, lambda r: r.src_text,
+        "IPv4 alone",
+    ),
     Column("Src Port", "", "Port of the source; 0 where the protocol has none", "src_port", BOTH, field("src_port")),
-    Column("Dst IP", "", "The other host", "dst", BOTH, _dst, "IPv4 alone"),
+    Column("Dst IP", "", "The other host", "dst", BOTH, lambda r: r.dst_text, "IPv4 alone"),
     Column("Dst Port", "", "Port of the destination", "dst_port", BOTH, field("dst_port")),
     Column(
         "Protocol", "", "IP protocol number", "protocol", BOTH, lambda r: r.protocol,

@@ -33,3 +33,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for name, value in report.user_properties:
             if name == "told":
                 terminalreporter.write_line(str(value))
+
+
+def said(captured: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    """Standard output and error so far, without the news that kernels are compiled, which depends on what ran before."""
+    out, err = captured.readouterr()
+    return out, "".join(line for line in err.splitlines(keepends=True) if "compiling kernels, once" not in line)

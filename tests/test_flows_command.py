@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from conftest import said
 
 from sensor import config
 from sensor.assembly import Passage
@@ -47,7 +48,7 @@ def run(capfd: pytest.CaptureFixture[str]) -> Flows:
             status = flows.main([str(argument) for argument in arguments])
         except SystemExit as end:  # argparse ends the process on misuse
             status = int(end.code or 0)
-        return Run(status, *capfd.readouterr())
+        return Run(status, *said(capfd))
 
     return call
 

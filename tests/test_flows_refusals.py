@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import gzip
 import os
+import pty
 import resource
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from conftest import said
 
 from sensor.commands import flows
 from sensor.commands.flow_columns import FlowColumns
@@ -21,6 +24,7 @@ from sensor.schema import FlowBatch, FrameBlock
 from sensor.sources.pcap import CaptureSource
 
 DEMO = Path(__file__).parent / "data" / "demo.pcap.gz"
+FLOWS = str(Path(sys.executable).with_name("netseq-flows"))
 
 
 def ended(capfd: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
@@ -28,7 +32,7 @@ def ended(capfd: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[in
         status = flows.main([str(argument) for argument in arguments])
     except SystemExit as end:  # argparse ends the process on misuse
         status = int(end.code or 0)
-    return (status, *capfd.readouterr())
+    return (status, *said(capfd))
 
 
 def refused(capfd: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
@@ -44,7 +48,6 @@ def refused(capfd: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
         ((), "no FILE given"),
         (("absent.pcap",), "absent.pcap: no such file"),
         (("--output", "flows.txt", DEMO), "flows.txt: its suffix tells no format: add --format"),
-        (("--format", "parquet", DEMO), "--format parquet needs --output FILE"),
         (("--format", "zeek", "--columns", "src_ip", DEMO), "conn.log has columns of its own"),
         (("--format", "zeek-json", "--header", "netseq", DEMO), "conn.log has columns of its own"),
         (("--columns", "fwd_pakets", DEMO), "unknown column 'fwd_pakets', did you mean 'fwd_packets'?"),
@@ -210,3 +213,34 @@ def test_an_input_that_fails_is_not_told_as_the_output_s_fault(
     assert (status, out, err.count("\n")) == (1, "", 1)
     assert "open files allows: raise it (ulimit -n)" in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_parquet_goes_into_a_pipe_or_file_and_not_to_a_terminal(tmp_path: Path) -> None:
+    command = [FLOWS, "--format", "parquet", "--quiet", str(DEMO)]
+    with (tmp_path / "flows.parquet").open("wb") as stream:
+        assert subprocess.run(command, stdout=stream, check=False).returncode == 0
+    piped = subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout
+    assert piped == (tmp_path / "flows.parquet").read_bytes()
+    assert pq.read_metadata(tmp_path / "flows.parquet").num_rows == 240
+    ours, theirs = pty.openpty()
+    told = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(theirs)
+    os.close(ours)
+    assert (told.returncode, told.stderr.count("\n")) == (2, 1)
+    assert "Parquet is no text for a terminal" in told.stderr
+
+
+def test_parquet_that_fails_on_standard_output_leaves_what_the_file_had(tmp_path: Path) -> None:
+    path = tmp_path / "flows.parquet"
+    path.write_bytes(b"before")
+
+    def fill_up() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    with path.open("ab") as stream:
+        command = [FLOWS, "--format", "parquet", "--quiet", str(DEMO)]
+        told = subprocess.run(command, stdout=stream, stderr=subprocess.PIPE, text=True, preexec_fn=fill_up, check=False)
+    assert (told.returncode, told.stderr.count("\n")) == (1, 1)
+    assert "cannot write flows to standard output: File too large" in told.stderr
+    assert path.read_bytes() == b"before"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from conftest import said
 
 from sensor import config
 from sensor.commands import replay, terminal
@@ -45,7 +46,7 @@ def run(capfd: pytest.CaptureFixture[str]) -> Replay:
             status = replay.main([str(argument) for argument in arguments])
         except SystemExit as end:  # argparse ends the process on misuse
             status = int(end.code or 0)
-        return Run(status, *capfd.readouterr())
+        return Run(status, *said(capfd))
 
     return call
 

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import difflib
 import functools
+import io
 import os
 import stat
 import sys
@@ -27,8 +28,6 @@ from sensor.commands.reading import Report
 from sensor.spellings import SPELLINGS, named
 
 if TYPE_CHECKING:  # what these import is slow, and is not needed to tell of a mistake
-    import io
-
     from sensor.commands.flow_columns import FlowColumns
     from sensor.commands.reading import Source
     from sensor.schema import FlowBatch
@@ -133,8 +132,8 @@ def check(arguments: argparse.Namespace, form: str) -> None:
         raise Misuse("conn.log has columns of its own: leave --header and --columns out, or choose another --format")
     chosen_columns(arguments)
     if form == "parquet":
-        if not arguments.output:
-            raise Misuse("--format parquet needs --output FILE")
+        if not arguments.output and sys.stdout.isatty():
+            raise Misuse("Parquet is no text for a terminal: give --output FILE, or send it into a file or pipe")
         try:
             import pyarrow  # noqa: F401, PLC0415  # an extra
         except ImportError:
@@ -223,7 +222,7 @@ def open_sink(arguments: argparse.Namespace, settings: config.Settings, form: st
     known = form == "parquet" and reading.is_table(source)
     table = FlowColumns(layout, chosen_columns(arguments), settings.statistics.rules, known=known)
     if form == "parquet":
-        with parquet(path, table) as sink:
+        with parquet(path, table) if path else piped_parquet(table) as sink:
             yield sink
         return
     with contextlib.ExitStack() as stack:
@@ -292,6 +291,43 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise SinkFailed(f"cannot write flows to {path}: {error.strerror or error}") from error
+
+
+class WholeWrites(io.FileIO):
+    """A stream that takes all bytes of a write and keeps none: what a buffer held would come after all else was taken back."""
+
+    given_up = False
+    """Nothing is written any more: Arrow's writer ends its file even when it is thrown away."""
+
+    def write(self, data: bytes, /) -> int:  # type: ignore[override]  # bytes is all that a sink writes
+        """Write all of `data`."""
+        left = memoryview(data)
+        while left and not self.given_up:
+            left = left[super().write(left) or 0 :]
+        return len(data)
+
+
+@contextlib.contextmanager
+def piped_parquet(table: FlowColumns) -> Iterator[Sink]:
+    """A sink for Parquet on standard output; of one that failed, a file there keeps nothing."""
+    from sensor.commands.outlets import standard_output  # noqa: PLC0415
+    from sensor.sinks.flow_parquet import FlowParquet  # noqa: PLC0415
+
+    raw = standard_output()
+    start = raw.tell() if raw.seekable() else None
+    stream = WholeWrites(raw.fileno(), "wb", closefd=False)
+    sink = FlowParquet(stream, table.fields, name="standard output")
+    try:
+        yield Sink(lambda batch: sink.write(table.values(batch)), sink.close)
+    except BaseException:
+        sink.abandon()  # first, for it writes in a thread of its own
+        stream.given_up = True
+        if start is not None:
+            with contextlib.suppress(OSError):
+                raw.seek(start)
+                raw.truncate()
+        raise
+    sink.abandon()
 
 
 def tell(arguments: argparse.Namespace, source: Source, report: Report) -> int:

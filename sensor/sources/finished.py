@@ -55,6 +55,8 @@ _SAME = ("src_hi", "src_lo", "dst_hi", "dst_lo", "first_us", "last_us", "src_por
 _SAME_SMALL = ("protocol", "icmp_type", "icmp_code", "conn_state", "continued")
 
 BENIGN = ("", "benign", "normal", "normal traffic", "-", "(empty)", "none")
+UNLABELLED = "No Label"
+"""What a row without a label has as its detail, among rows that have one."""
 UNSURE = ("background", "unknown", "needmanuallabel", "no label", "cic")
 """Spellings of labels that name no attack, in lower case. The second kind does not call the row benign either: traffic that
 nobody judged, and the defaults of flow tools ("CIC", "NeedManualLabel")."""
@@ -156,7 +158,7 @@ def batches(finished: Finished, labels: Labels, block_flows: int) -> Iterator[Fl
         places = conns["label"].tolist()
         texts = details = None
         if max(places) >= 0:
-            known = [*labels.known, ("", "")]  # place -1 is the last one: a file without labels among others
+            known = [*labels.known, ("", UNLABELLED)]  # place -1 is the last one: a file without labels among others
             texts, details = [known[place][0] for place in places], [known[place][1] for place in places]
         told = None if finished.statistics is None else finished.statistics[start : start + block_flows].copy()
         yield FlowBatch(flows_of(conns), uids, texts, details, told)

@@ -22,7 +22,7 @@ from sensor.sources.cicflowmeter import FLAGS, SEEN, SHUFFLED, join_tails, state
 from sensor.sources.clock import DAY_US, Clock, afternoons, is_bare, of_working_days
 from sensor.sources.columns import AddressBook, Columns
 from sensor.sources.editions import Edition, confirmed, edition_of
-from sensor.sources.finished import CONN, Finished, FinishedSource, in_order
+from sensor.sources.finished import CONN, UNLABELLED, Finished, FinishedSource, in_order
 from sensor.sources.flow_rows import Header, Rows, Table, header_of, label_text, matrix_of
 from sensor.sources.lines import LineFile, Paths, head_of
 from sensor.sources.mending import INFINITE, mend
@@ -248,8 +248,11 @@ class FlowCsvSource(FinishedSource):
         return conns[good], numbers[good]
 
     def _place_labels(self, columns: Columns, conns: NDArray[np.void]) -> None:
-        texts = columns.cells.get("Label", [""] * columns.rows)
-        places = {text: self._labels.place(label_text(text), "") for text in dict.fromkeys(texts)}
+        texts = columns.cells.get("Label")
+        if texts is None:
+            conns["label"] = -1
+            return
+        places = {text: self._labels.place(label_text(text) or UNLABELLED, "") for text in dict.fromkeys(texts)}
         conns["label"] = [places[text] for text in texts]
 
 
