@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from sensor.kernels import loop, part
 from sensor.words import Turns
 
-__all__ = ["HOUR_US", "Conversations", "Turns"]  # Turns: what words read, made and handed on here
+__all__ = ["HOUR_US", "Conversations", "Turns", "as_one_host"]  # Turns: what words read, made and handed on here
 
 HOUR_US = 3_600_000_000
 """Verdicts are gathered per conversation and hour of packet time."""
@@ -209,6 +209,13 @@ def _walk(
         counters[STARTED] += fresh
         turns[i]["slot"] = slot
         _take_turn(rows[slot], flow, turns[i], sender, fresh)
+
+
+def as_one_host(flows: NDArray[np.void]) -> NDArray[np.void]:
+    """(n,) FLOW rows as if every source spoke to itself: conversations of these are the sources' sequences."""
+    turned = flows.copy()
+    turned["dst_hi"], turned["dst_lo"] = flows["src_hi"], flows["src_lo"]
+    return turned
 
 
 class Conversations:

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from models.folder import ModelDoesNotFit
 from models.multiflow_checkpoint import FlowBundle
 from models.resident_flows import FlowScorer
 from sensor.config import Settings
-from sensor.conversations import Conversations, Turns
+from sensor.conversations import Conversations, Turns, as_one_host
 from sensor.detect_flows import FlowDetector
 from sensor.schema import Alert, FlowBatch
 from sensor.spellings import STATISTICS
@@ -23,13 +20,6 @@ from sensor.statistics import statistics
 
 if TYPE_CHECKING:
     import torch
-
-
-def as_one_host(flows: NDArray[np.void]) -> NDArray[np.void]:
-    """(n,) FLOW rows as if every source spoke to itself: conversations of these are the sources' sequences."""
-    turned = flows.copy()
-    turned["dst_hi"], turned["dst_lo"] = flows["src_hi"], flows["src_lo"]
-    return turned
 
 
 class FlowJudge:

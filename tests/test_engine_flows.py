@@ -24,9 +24,8 @@ from models.resident_flows import FlowScorer
 from models.scale import fit
 from sensor import config
 from sensor.commands.replay import main as replay
-from sensor.conversations import Conversations
+from sensor.conversations import Conversations, as_one_host
 from sensor.engine import Engine
-from sensor.engine_flows import as_one_host
 from sensor.schema import Alert, FlowBatch
 from sensor.sources.zeek import ConnLogSource
 from sensor.statistics import statistics

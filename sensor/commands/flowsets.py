@@ -25,7 +25,7 @@ from sensor.commands.classes import Classes
 from sensor.commands.datasets import Source, batches_of, damaged_places, fingerprint, lost_of, only_kind, open_kind
 from sensor.commands.misuse import Misuse
 from sensor.commands.terminal import printable
-from sensor.conversations import Conversations
+from sensor.conversations import Conversations, as_one_host
 from sensor.decode import Decoder
 from sensor.labels import Labels
 from sensor.schema import FlowBatch
@@ -302,6 +302,7 @@ class _Gather:
         self._slots: list[NDArray[np.int32]] = []
         self._restart: list[NDArray[np.bool_]] = []
         self._day: list[NDArray[np.int64]] = []
+        self._hour: list[NDArray[np.int64]] = []
         self._known = np.zeros(len(columns), np.bool_)
         self._known_here = np.zeros(len(columns), np.bool_)
         self._first_here = 0
@@ -329,8 +330,7 @@ class _Gather:
                 rows = batch.statistics[:, self._places].astype(np.float32)
             rows[np.isinf(rows)] = np.nan
         if self._sequence == "host":
-            flows = flows.copy()
-            flows["dst_hi"], flows["dst_lo"] = flows["src_hi"], flows["src_lo"]
+            flows = as_one_host(flows)
         before = self._conversations.evicted
         turns = self._conversations.turn(flows)
         self.evicted += self._conversations.evicted - before
@@ -342,6 +342,7 @@ class _Gather:
         self._slots.append(turns.slots + np.int32(self._base))
         self._restart.append(turns.restart)
         self._day.append(np.where(flows["first_us"] == 0, 0, flows["last_us"] // DAY_US))
+        self._hour.append(turns.hour)
 
     def end(self, otherwise: frozenset[str]) -> None:
         """End a data set, in which the columns `otherwise` are unknown."""
@@ -366,6 +367,7 @@ class _Gather:
             np.concatenate([np.empty(0, np.int32), *self._slots]),
             np.concatenate([np.empty(0, np.bool_), *self._restart]),
             np.concatenate([np.empty(0, np.int64), *self._day]),
+            np.concatenate([np.empty(0, np.int64), *self._hour]),
         )
 
 
