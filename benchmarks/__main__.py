@@ -20,7 +20,7 @@ from benchmarks.store import folder, read_from_disk
 from benchmarks.synthetic import Contents, Flood, Shape, write
 from sensor.spellings import STATISTICS
 
-PARTS = ("flows", "statistics", "peers", "recorded", "whole", "written", "words", "memory")
+PARTS = ("flows", "statistics", "peers", "recorded", "whole", "written", "words", "multiflow", "memory")
 HERE = Path(__file__).parent
 T = TypeVar("T")
 FEW = Shape(packets=1_000)
@@ -93,7 +93,13 @@ def measure(chosen: Sequence[str], runs: int, *, quick: bool) -> table.Results:
         compared = attempt("recorded captures", figures, lambda: on_recorded(chosen, runs, share))
         comparisons += [compared] if compared else []
     figures += [figure for compared in comparisons for figure in comparison.figures(compared)]
-    for name, measured in (("whole", whole), ("written", to_tables), ("words", words), ("memory", memory)):
+    for name, measured in (
+        ("whole", whole),
+        ("written", to_tables),
+        ("words", words),
+        ("multiflow", multiflow),
+        ("memory", memory),
+    ):
         if name in chosen:
             figures += attempt(name, figures, functools.partial(measured, runs, share)) or []
     return table.Results(tuple(figures), tuple(comparisons))
@@ -184,6 +190,11 @@ def to_tables(runs: int, share: int) -> list[table.Figure]:
 def words(runs: int, share: int) -> list[table.Figure]:
     """Measure the word LSTM; it is timed for a second however few the flows are."""
     return promises.words(capture(WORDS)[0], runs if share == 1 else 1)
+
+
+def multiflow(runs: int, share: int) -> list[table.Figure]:
+    """Measure the multi-flow model, once: it is timed over some seconds however few the flows are."""
+    return promises.multiflow(capture(WORDS)[0])
 
 
 def memory(runs: int, share: int) -> list[table.Figure]:

@@ -17,6 +17,7 @@ import msgspec
 from benchmarks.comparison import ROOT, check_counters, net
 from benchmarks.measure import Spread, Usage, alternate, available_cores, run
 from benchmarks.run_flows import FlowRun
+from benchmarks.run_multiflow import CORES, FlowsRun
 from benchmarks.run_table import TableMemory
 from benchmarks.run_words import BATCHES
 from benchmarks.synthetic import Contents
@@ -30,6 +31,8 @@ WHOLE_CORES = 2
 WORDS_RATE = 100_000
 FLOOD_FACTOR = 10
 """Times that a batch of one pair's flood may take longer than one of ordinary traffic."""
+FLOWS_RATE, BFLOAT16_FACTOR, SAME_CLASS, TRAINING_RATE = 8_000, 2, 0.999, 3_000
+"""Of the multi-flow model."""
 START_S = 3.0
 PEAK_BYTES = 1.2e9
 REPLAY = Path(sys.executable).with_name("netseq-replay")
@@ -76,6 +79,25 @@ def words(capture: Path, runs: int) -> list[Figure]:
         what = f"word LSTM with its verdicts, one core, {batch:,} flows a batch"
         figures.append(Figure(what, f"{spread(rate, 1, 0)} words/s", f"{WORDS_RATE:,}", rate.median >= WORDS_RATE))
     return [*figures, flood_of_one_pair(capture, runs)]
+
+
+def multiflow(capture: Path) -> list[Figure]:
+    """Return flows per CPU second of a multi-flow model in both types of numbers, and windows a second in training."""
+    command: list[str | Path] = [sys.executable, "-m", "benchmarks.run_multiflow", capture]
+    told = msgspec.json.decode(run(command, available_cores()[:CORES], ROOT).output, type=FlowsRun)
+    what = f"multi-flow model, one core, {told.columns} columns, 256 units, 10 flows"
+    figures = [Figure(f"{what}, float32", f"{told.float32:,.0f} flows/s", f"{FLOWS_RATE:,}", told.float32 >= FLOWS_RATE)]
+    if told.bfloat16 is None or told.same_class is None:
+        figures.append(Figure(f"{what}, bfloat16", "this processor has no such arithmetic"))
+    else:
+        factor = told.bfloat16 / told.float32
+        measured = f"{told.bfloat16:,.0f} flows/s, {factor:.1f} times float32; the same class for {told.same_class:.2%}"
+        kept = factor >= BFLOAT16_FACTOR and told.same_class >= SAME_CLASS
+        figures.append(Figure(f"{what}, bfloat16", measured, f"{BFLOAT16_FACTOR} times, {SAME_CLASS:.1%} alike", kept))
+    rate = Figure(
+        "its training, two cores", f"{told.training:,.0f} windows/s", f"{TRAINING_RATE:,}", told.training >= TRAINING_RATE
+    )
+    return [*figures, rate]
 
 
 def flood_of_one_pair(capture: Path, runs: int) -> Figure:

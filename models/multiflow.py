@@ -80,7 +80,10 @@ class MultiFlow(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Laid:
-    """A trained multi-flow model as the matrices that scoring reads; all on one device, in one type, no gradients."""
+    """A trained multi-flow model as the matrices that scoring reads; all on one device, no gradients.
+
+    They are of one type, save those of the last layer, which decides between classes and costs nothing: they are float32.
+    """
 
     shape: Shape
     centre: Tensor
@@ -104,11 +107,11 @@ class Laid:
     """(2 * units, classes)."""
     out_bias: Tensor
 
-    def read(self, rows: Tensor) -> Tensor:
-        """What (R, F) flows add to the gates: (R, 4 * units)."""
+    def read(self, rows: Tensor, *, complete: bool = False) -> Tensor:
+        """What (R, F) flows add to the gates: (R, 4 * units). `complete` says that of all that matter, everything is known."""
         values, known = scaled(rows, self.centre, self.spread)
         given = torch.addmm(self.all_known_in, values.to(self.recurrent.dtype), self.values_in)
-        return given.addmm_((known - 1).to(self.recurrent.dtype), self.known_in)
+        return given if complete else given.addmm_((known - 1).to(self.recurrent.dtype), self.known_in)
 
     def judge(self, read: Tensor, windows: Tensor) -> Judged:
         """Judge windows of `read` flows: (B, n) rows of it, oldest first, the current flow last, -1 where there is none."""
@@ -129,8 +132,8 @@ class Laid:
         energy = torch.tanh((states @ self.state).add_(last)) @ self.energy
         attention = torch.softmax(energy.T.float().masked_fill_(~there, -torch.inf), dim=1)
         context = torch.einsum("bn,nbu->bu", attention.to(states.dtype), states)
-        logits = torch.addmm(self.out_bias, torch.cat([context, hidden], dim=1), self.out)
-        return Judged(logits.float(), attention)
+        logits = torch.addmm(self.out_bias, torch.cat([context, hidden], dim=1).float(), self.out)
+        return Judged(logits, attention)
 
 
 def lay(model: MultiFlow, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> Laid:
@@ -154,6 +157,6 @@ def lay(model: MultiFlow, device: torch.device | None = None, dtype: torch.dtype
         last=place_on(tensors["last.weight"].T),
         last_bias=place_on(tensors["last.bias"]),
         energy=place_on(tensors["energy.weight"][0]),
-        out=place_on(tensors["out.weight"].T),
-        out_bias=place_on(tensors["out.bias"]),
+        out=tensors["out.weight"].T.to(device).contiguous(),
+        out_bias=tensors["out.bias"].to(device),
     )

@@ -66,6 +66,7 @@ class FlowScorer:
         self._rows = PIECE if self.device.type == "cpu" else CUDA_PIECE
         manifest = bundle.manifest
         self._laid = lay(bundle.model, self.device, dtype)
+        self._complete = True  # no flow so far had an unknown statistic: half of the reading is saved
         self._windows = Windows(slots, manifest.flows, len(manifest.columns), self.device)
 
     def score(
@@ -91,7 +92,8 @@ class FlowScorer:
         """Score the rows of one piece."""
         there = torch.from_numpy(np.ascontiguousarray(rows)).to(self.device, non_blocking=True)
         buffer, windows = self._windows.push(there, slots, restart)
-        judged = self._laid.judge(self._laid.read(buffer), windows)
+        self._complete = self._complete and not np.isnan(rows).any()
+        judged = self._laid.judge(self._laid.read(buffer, complete=self._complete), windows)
         logits = judged.logits / self.bundle.manifest.temperature
         verdict = (torch.logsumexp(logits[:, 1:], dim=1) - logits[:, 0]).cpu().numpy()
         p_value = self.bundle.calibration.p_value(verdict)
@@ -107,11 +109,12 @@ class FlowScorer:
 
     def state(self) -> dict[str, Tensor]:
         """All that must be kept to go on later."""
-        return self._windows.state()
+        return {"complete": torch.tensor(self._complete), **self._windows.state()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from the `state()` of a scorer with the same model and as many slots; RuntimeError when sizes differ."""
         self._windows.restore(state)
+        self._complete = bool(state["complete"])
 
 
 def _heaviest(attention: Tensor) -> Tensor:

@@ -75,6 +75,16 @@ def test_scores_are_those_of_the_trained_network_on_each_flows_window() -> None:
     np.testing.assert_allclose(scored.attention, judged.attention.numpy(), atol=1e-5)
 
 
+def test_scores_are_the_same_while_everything_was_known_and_after() -> None:
+    rows, slots, restart = turns(60)
+    rows[:40] = np.nan_to_num(rows[:40], nan=7.0)
+    cut, whole = scorer(bundle()), scorer(bundle())
+    parts = [cut.score(rows[a:b], slots[a:b], restart[a:b], explain_p=0.0) for a, b in ((0, 40), (40, 60))]
+    assert np.isnan(rows[40:]).any()
+    at_once = whole.score(rows, slots, restart, explain_p=0.0)
+    np.testing.assert_allclose(np.concatenate([part.probability for part in parts]), at_once.probability, atol=1e-6)
+
+
 def test_an_explanation_is_of_the_flow_with_the_greatest_weight() -> None:
     rows, slots, restart = turns(60)
     scored = scorer(bundle()).score(rows, slots, restart, explain_p=1.0)
