@@ -31,6 +31,8 @@ BEYOND = 10
 """Times that a p-value may be smaller than the sample's own least and still be told."""
 DIGITS = 5
 """Decimals of a verdict in the manifest; the sample is rounded first, so that what is written is what was fitted."""
+BEYOND_ALL = 1e9
+"""A threshold that no verdict reaches and that JSON can hold, unlike infinity."""
 KEPT = 512
 """Quantiles that the manifest keeps: the sample thins out to these, all of its tail included."""
 
@@ -92,7 +94,7 @@ class Calibration:
 
 def unknown() -> Calibration:
     """Stand in until a model is calibrated: everything is as rare as anything."""
-    return Calibration(1, np.zeros(1), np.ones(1), np.inf, 0.0, 1.0, 0.0)
+    return Calibration(1, np.zeros(1), np.ones(1), BEYOND_ALL, 0.0, 1.0, 0.0)
 
 
 def from_json(stored: Mapping[str, object]) -> Calibration:

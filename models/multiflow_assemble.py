@@ -8,7 +8,6 @@ highest verdict, as when a sensor watches it.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import NamedTuple
 
 import msgspec
@@ -22,8 +21,6 @@ from models.multiflow_train import Measured, Trainer
 
 HOURS = 24
 """Of a day."""
-BEYOND_ALL = 1e9
-"""A threshold that no verdict reaches and that JSON can hold, unlike infinity."""
 
 
 class Assembled(NamedTuple):
@@ -48,7 +45,7 @@ def assemble(trainer: Trainer, flows: FlowSet, manifest: FlowManifest) -> Assemb
     try:
         calibration = _tail(flows, held, logits)
     except ValueError as few:
-        calibration = dataclasses.replace(unknown(), threshold=BEYOND_ALL)
+        calibration = unknown()
         told.append(f"the model cannot tell how rare a verdict is, and will not alert ({few})")
     figures = {"nats": measured.nats, "accuracy": measured.accuracy, "macro_f1": measured.macro_f1} if len(held) else {}
     named = msgspec.structs.replace(
