@@ -44,13 +44,13 @@ def column(reading: Reading, name: str) -> Numbers | Texts:
 def statistics(flows: NDArray[np.void], names: Sequence[str] = STATISTICS, rules: Rules = "netseq") -> NDArray[np.float32]:
     """(n, len(names)) columns of (n,) FLOW rows as models read them. Raises KeyError for an unknown name.
 
-    Values are rounded to float32 last; they are finite under the rules "netseq", except NaN for what a log cannot tell.
+    Values are rounded to float32 last; they are finite under the rules "netseq", except NaN for what a log cannot tell. In
+    memory the array lies column by column, as it is made.
     """
-    out = np.empty((len(flows), len(names)), np.float32)
+    out: NDArray[np.float32] = columns_of(len(names), len(flows), np.dtype(np.float32))
     for first in range(0, len(flows), BATCH):
-        reading = Reading(flows[first : first + BATCH], rules)
-        block = columns_of(len(names), len(reading.flows), np.dtype(np.float32))
+        batch = slice(first, first + BATCH)
+        reading = Reading(flows[batch], rules)
         for place, name in enumerate(names):
-            block[place] = column(reading, name)
-        out[first : first + BATCH] = block.T
-    return out
+            out[place, batch] = column(reading, name)
+    return out.T

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sensor.address_text import addresses_text
 from sensor.schema import END_LOG, FLOW, ICMP, IGMP, SCTP, TCP, UDP
-from sensor.statistics_kernel import SPREADS, divide, variances
+from sensor.statistics_kernel import SPREADS, divide, unfold
 
 Rules: TypeAlias = Literal["netseq", "cicflowmeter"]
 Ints: TypeAlias = NDArray[np.int64]
@@ -127,30 +127,29 @@ class Reading:
         return bool(self.from_log.any())
 
     @cached_property
-    def _words(self) -> Ints:
-        """(words of a row, n) all rows, turned."""
-        rows = np.ascontiguousarray(self.flows).view(np.int64).reshape(len(self.flows), -1)
-        out: Ints = columns_of(rows.shape[1], len(rows), np.dtype(np.int64))
-        out[:] = rows.T
-        return out
+    def _unfolded(self) -> tuple[Ints, Floats]:
+        """(words of a row, n) all rows turned into columns, and (len(SPREADS), n) variances."""
+        flows = np.ascontiguousarray(self.flows)
+        words = flows.view(np.int64).reshape(len(flows), -1)
+        columns: Ints = columns_of(words.shape[1], len(flows), np.dtype(np.int64))
+        variances = np.empty((len(SPREADS), len(flows)), np.float64)
+        unfold(flows, words, not self.faithful, columns, variances)
+        return columns, variances
 
     def field(self, *names: str) -> Ints:
         """A field of FLOW as signed 64-bit integers, by its name, or its groups' and its own."""
         place, width = _place(names)
-        word: Ints = self._words[place // WORD]
-        if width < WORD:  # all narrow fields of FLOW are unsigned
-            word = (word >> (place % WORD * 8)) & ((1 << width * 8) - 1)
-        return word
-
-    @cached_property
-    def _variances(self) -> Floats:
-        out = np.empty((len(SPREADS), len(self.flows)), np.float64)
-        variances(self.flows, not self.faithful, out)
-        return out
+        word = self._unfolded[0][place // WORD]
+        before, after = place % WORD, WORD - width - place % WORD
+        if before and not after:
+            return (word.view(np.uint64) >> np.uint64(before * 8)).view(np.int64)
+        if before:
+            word = word >> (before * 8)
+        return word & ((1 << width * 8) - 1) if after else word  # all narrow fields of FLOW are unsigned
 
     def spread(self, name: str) -> Floats:
         """(n,) variances of one of SPREADS."""
-        return np.asarray(self._variances[SPREADS.index(name)])
+        return self._unfolded[1][SPREADS.index(name)]
 
     def gaps_of(self, field: Callable[..., Ints], packets: Ints, name: str) -> Samples:
         """Gaps between `packets` packets: one fewer than packets, and they sum to last - first, which are told by `field`."""
