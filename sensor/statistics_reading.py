@@ -52,8 +52,10 @@ def _place(names: tuple[str, ...]) -> tuple[int, int]:
     """Byte offset of a field in a FLOW row, and its bytes. Raises KeyError for no field."""
     kind, offset = FLOW, 0
     for name in names:
-        kind, inside, *_ = (kind.fields or {})[name]
-        offset += inside
+        if kind.fields is None or name not in kind.fields:
+            raise KeyError(name)
+        offset += kind.fields[name][1]
+        kind = kind[name]
     return offset, kind.itemsize
 
 
@@ -82,7 +84,7 @@ class Side:
     """One direction of a batch: `name` is "fwd" or "bwd"."""
 
     def __init__(self, reading: Reading, name: str) -> None:
-        self._reading = weakref.proxy(reading)  # in a ring, a batch's arrays would wait for the garbage collector
+        self._reading: Reading = weakref.proxy(reading)  # in a ring, a batch's arrays would wait for the garbage collector
         self._name = name
 
     def field(self, *names: str) -> Ints:
@@ -139,17 +141,19 @@ class Reading:
     def field(self, *names: str) -> Ints:
         """A field of FLOW as signed 64-bit integers, by its name, or its groups' and its own."""
         place, width = _place(names)
-        word = self._unfolded[0][place // WORD]
+        word: Ints = self._unfolded[0][place // WORD]
         before, after = place % WORD, WORD - width - place % WORD
         if before and not after:
-            return (word.view(np.uint64) >> np.uint64(before * 8)).view(np.int64)
+            return np.asarray((word.view(np.uint64) >> np.uint64(before * 8)).view(np.int64))
         if before:
             word = word >> (before * 8)
-        return word & ((1 << width * 8) - 1) if after else word  # all narrow fields of FLOW are unsigned
+        if after:
+            word = word & ((1 << width * 8) - 1)
+        return word  # all narrow fields of FLOW are unsigned
 
     def spread(self, name: str) -> Floats:
         """(n,) variances of one of SPREADS."""
-        return self._unfolded[1][SPREADS.index(name)]
+        return np.asarray(self._unfolded[1][SPREADS.index(name)])
 
     def gaps_of(self, field: Callable[..., Ints], packets: Ints, name: str) -> Samples:
         """Gaps between `packets` packets: one fewer than packets, and they sum to last - first, which are told by `field`."""
