@@ -20,6 +20,8 @@ SUBFLOW_US = 1_000_000
 """A gap over one second parts subflows and bulks."""
 BULK_PACKETS = 4
 """A run of as many payload packets is a bulk."""
+SEEN_WORDS = 16
+"""Words of a line of the cache, by which segments are remembered."""
 
 M1 = np.uint64(0x9E3779B97F4A7C15)
 M2 = np.uint64(0xBF58476D1CE4E5B9)
@@ -117,26 +119,32 @@ def segment_hash(tag: np.int64, p: np.void) -> np.uint64:
 
 @part
 def remember(seen: NDArray[np.uint32], row: np.void, p: np.void, segment: np.uint64, forward: bool) -> None:
-    """Count a segment as retransmitted if an equal one was already in the connection; remember it.
+    """Count a segment as retransmitted if an equal one was already in the connection; remember it if not.
 
-    The memory is one bounded table for all connections, where a newcomer takes an older segment's place; a retransmission
-    of what was overwritten is not counted. Most segments go beyond all that the side has sent so far: those are new for
-    certain, so the table is only written to, which does not wait for memory as reading would. A host that talks to itself may
-    have both ends' numbers on one side (RULE_SELF_FORWARD): there, no number is beyond all.
+    The memory is one bounded table for all connections, of cache lines: a word that tells which segment of the line is the
+    oldest, and 15 segments. A newcomer takes the oldest one's place; a retransmission of what was overwritten is not counted.
+    If a segment had one place alone, the first newcomer there would overwrite it, a hundredth of all within 10,000.
+    Most segments go beyond all that the side has sent so far: those are new for certain, and not looked for. Under
+    RULE_SELF_FORWARD a host that talks to itself may have both ends' numbers on either side: there, no number is beyond all.
     """
     side = row["fwd"] if forward else row["bwd"]
-    place = np.int64(segment >> U32) & np.int64(len(seen) - 1)
+    line = np.int64(segment >> U32) & np.int64(len(seen) - SEEN_WORDS)
     tag = np.uint32(segment & LOW32) ^ np.uint32(row["connection"])
     ahead = np.int32(np.uint32(p["seq"]) - np.uint32(side["highest_seq"]))
     ahead_ack = np.int32(np.uint32(p["ack"]) - np.uint32(side["highest_ack"]))
     beyond = ahead > 0 or (ahead == 0 and ahead_ack > 0)
-    surely_new = (beyond and row["rules"] & RULE_SELF_FORWARD == 0) or (side["packets"] == 0 and row["continued"] == 0)
-    if not surely_new and seen[place] == tag:
-        side["retransmissions"] += 1
-    if surely_new:
+    first = side["packets"] == 0 and row["continued"] == 0
+    if (beyond or first) and row["rules"] & RULE_SELF_FORWARD == 0:
         side["highest_seq"] = p["seq"]
         side["highest_ack"] = p["ack"]
-    seen[place] = tag
+    else:
+        for place in range(line + 1, line + SEEN_WORDS):
+            if seen[place] == tag:
+                side["retransmissions"] += 1
+                return
+    oldest = np.int64(seen[line])
+    seen[line + 1 + oldest] = tag
+    seen[line] = oldest + 1 if oldest + 2 < SEEN_WORDS else 0
 
 
 @part

@@ -8,6 +8,7 @@ what is due when no packets come, and drains it at the end. Time is the packets'
 from __future__ import annotations
 
 import secrets
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +22,11 @@ OUT_ROWS = 4096  # ended flows handed over at a time, of 640 bytes each: 2.6 MB
 STEP_BACK_S = 60.0  # disorder inside a capture is milliseconds; a clock that is set back moves by more
 
 
-def _aligned_rows(n: int) -> NDArray[np.void]:
-    """(n,) FLOW rows of zeros that begin at a cache line."""
-    memory = np.zeros(n * FLOW.itemsize + int(LINE_BYTES), np.uint8)
+def _aligned(n: int, kind: np.dtype[Any]) -> NDArray[Any]:  # Any: the type is the caller's to say
+    """(n,) zeros that begin at a cache line."""
+    memory = np.zeros(n * kind.itemsize + int(LINE_BYTES), np.uint8)
     skip = -memory.ctypes.data % int(LINE_BYTES)
-    return memory[skip : skip + n * FLOW.itemsize].view(FLOW)
+    return memory[skip : skip + n * kind.itemsize].view(kind)
 
 
 def copy_rows(rows: NDArray[np.void], into: NDArray[np.void]) -> None:
@@ -74,12 +75,12 @@ class FlowTable:
         blank = np.zeros(1, FLOW)
         blank["rules"] = RULE_FIRST_FIN * first_fin | RULE_SELF_FORWARD * self_forward
         self._table = kernel.Table(
-            rows=_aligned_rows(flows),
+            rows=_aligned(flows, FLOW),
             places=np.full(places, -1, np.int64),
             before=before,
             after=before.copy(),
             free=np.arange(flows - 1, -1, -1, dtype=np.int32),
-            seen=np.zeros(SEGMENTS, np.uint32),
+            seen=_aligned(SEGMENTS, np.dtype(np.uint32)),
             state=state,
             limits=np.array([*limits, int(expiry), round(STEP_BACK_S * 1e6)], np.int64),
             ended=self.ended,

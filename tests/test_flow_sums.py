@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from flow_packets import AFTER_US, CLOSE, HANDSHAKE, START_US, answered, flows_of, sent, spoke
+import numpy as np
+from flow_packets import AFTER_US, CLOSE, HANDSHAKE, HOST, PEER, START_US, answered, drained, flows_of, sent, spoke
 from naive_flows import Packet
 
 from sensor.flows import FlowTable
+from sensor.schema import ACK, PACKET, TCP
 
 
 def test_sums_of_squares_stay_exact_beyond_64_bits() -> None:
@@ -58,6 +60,19 @@ def test_retransmission_over_a_cut_is_counted_in_the_later_row() -> None:
     data = [sent(n, seq=100 * n, payload=100) for n in range(4)]
     late = [packet._replace(ts_us=packet.ts_us + 121_000_000) for packet in data]
     assert repeats(*data, sent(60), *late) == [(0, 0), (4, 0)]
+
+
+def test_retransmission_is_noticed_a_hundred_thousand_segments_later() -> None:
+    segments = np.concatenate([np.arange(101_000), np.arange(1000)])
+    packets = np.zeros(len(segments), PACKET)
+    packets["ts_us"] = START_US + 100 * np.arange(len(packets))
+    packets["src_lo"], packets["dst_lo"], packets["src_port"], packets["dst_port"] = HOST, PEER, 40_000, 80
+    packets["protocol"], packets["tcp_flags"], packets["payload_bytes"], packets["seq"] = TCP, ACK, 100, 100 * segments
+    table = FlowTable()
+    ended = table.feed(packets)
+    assert not len(ended)
+    (row,) = drained(table)
+    assert row["fwd"]["retransmissions"] == 1000
 
 
 def bulks(*packets: Packet) -> list[tuple[int, ...]]:
