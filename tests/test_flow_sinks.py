@@ -26,7 +26,7 @@ from sensor.decode import Decoder
 from sensor.flows import FlowTable
 from sensor.row_text import MISSING, Values
 from sensor.schema import CONN_STATES, FLOW, ICMP, ICMPV6, SCTP, TCP, UDP, FlowBatch
-from sensor.sinks.conn_log import FIELDS, ConnLog, ports, uids
+from sensor.sinks.conn_log import FIELDS, NO_PROTOCOL, ConnLog, ports, uids
 from sensor.sinks.flow_csv import FlowCsv
 from sensor.sinks.flow_field import Field
 from sensor.sinks.flow_jsonl import FlowJsonLines
@@ -151,6 +151,10 @@ def test_a_lone_packet_has_no_duration_as_in_zeek() -> None:
 def test_protocols_have_the_names_that_zeek_knows_and_their_number(protocol: int, name: str) -> None:
     told = json.loads(written(flow(protocol=protocol), "json"))
     assert (told["proto"], told["ip_proto"]) == (name, protocol)
+
+
+def test_a_protocol_that_the_log_did_not_tell_is_unset() -> None:
+    assert "ip_proto" not in json.loads(written(flow(protocol=NO_PROTOCOL), "json"))
 
 
 @settings(deadline=None)

@@ -117,7 +117,7 @@ class ConnLog:
             "id.resp_h": addresses_text(flows["dst_hi"], flows["dst_lo"]),
             "proto": PROTOCOL_TEXTS[flows["protocol"]],
             "conn_state": STATE_TEXTS[flows["conn_state"]],
-            "ip_proto": np.where(flows["protocol"] == NO_PROTOCOL, MISSING, flows["protocol"]),
+            "ip_proto": np.where(flows["protocol"] == NO_PROTOCOL, MISSING, flows["protocol"].astype(np.int64)),
         }
         values["id.orig_p"], values["id.resp_p"] = ports(flows)
         lasting_us = flows["last_us"] - flows["first_us"]
