@@ -22,6 +22,7 @@ from conftest import said
 from sensor import config
 from sensor.assembly import Passage
 from sensor.commands import flows
+from sensor.commands.datasets import HEAD_BYTES
 from sensor.sources.pcap import CaptureSource
 from sensor.spellings import HEADERS, IDENTITY, SPELLINGS, STATISTICS
 from sensor.statistics import statistics
@@ -195,6 +196,20 @@ def test_a_table_that_netseq_wrote_is_read_back_to_the_same_table(run: Flows, tm
     run("--quiet", "--output", tmp_path / "flows.csv", DEMO)
     again = run("--quiet", tmp_path / "flows.csv")
     assert sorted(again.out.splitlines()) == sorted((tmp_path / "flows.csv").read_text().splitlines())
+
+
+def test_a_table_is_known_by_its_first_line_alone(run: Flows, tmp_path: Path) -> None:
+    (tmp_path / "cicids.csv").write_text(CICIDS.replace("DoS Hulk", "Web Attack \u2013 XSS"))
+    columns = "Dst Port,Flow Duration,Total Fwd Packet,Total Bwd packets,Protocol,Flow IAT Mean,Flow IAT Std,Flow IAT Max"
+    lengths = "Total Length of Fwd Packet,Total Length of Bwd Packet,Label"
+    run("--quiet", "--columns", f"{columns},{lengths}", "--output", tmp_path / "few.csv", tmp_path / "cicids.csv")
+    text = (tmp_path / "few.csv").read_text()
+    assert len(text) < HEAD_BYTES
+    assert "Web Attack \u2013 XSS" in text
+    (tmp_path / "marked.csv").write_text("\ufeff" + text)
+    for name in ("few.csv", "marked.csv"):
+        again = run("--quiet", "--columns", f"{columns},{lengths}", tmp_path / name)
+        assert again.out == text
 
 
 CICIDS = """\

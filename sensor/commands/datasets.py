@@ -7,6 +7,7 @@ hundred bytes a flow. `sensor.commands.train` calls this, and so does the benchm
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -70,12 +71,13 @@ def kind_of(path: str) -> str:
             inflow, _ = unpacked(Origin(raw))
             while size < HEAD_BYTES and (more := inflow.readinto(memoryview(begun)[size:])):  # four bytes may come first
                 size += more
-            head = bytes(begun[:size]).lstrip()
+            head = bytes(begun[:size]).removeprefix(codecs.BOM_UTF8).lstrip()
     except (OSError, Broken):
         return "captures"
     if head[:1] in {b"#", b"{"}:
         return "conn.log"
-    return "flow-csv" if b"," in head and head.isascii() and b"\0" not in head else "captures"
+    first = head.partition(b"\n")[0]  # later lines may hold labels in any script
+    return "flow-csv" if b"," in first and first.isascii() and b"\0" not in first else "captures"
 
 
 def held(path: str, kinds: Sequence[str] = KINDS, *, statistics: bool = False) -> dict[str, str]:
