@@ -29,6 +29,8 @@ NAMED = (ICMP, IGMP, TCP, UDP, SCTP)
 """Protocols that CICFlowMeter tells; it writes 0 for all others."""
 
 
+UNTOLD = 255
+"""IP protocol number of flows whose log does not tell it; IANA keeps it unassigned."""
 ODD = 24
 """Elements that a column is longer than its rows: 2,048 rows would put all columns into the same few places of the cache."""
 WORD = 8
@@ -236,6 +238,8 @@ class Reading:
 
     @cached_property
     def protocol(self) -> Ints:
-        """IP protocol number; CICFlowMeter knows five."""
+        """IP protocol number, 0 where a log does not tell it; CICFlowMeter knows five."""
         number = self.field("protocol")
+        if self.any_from_log:
+            number = np.where(self.from_log & (number == UNTOLD), 0, number)
         return np.where(np.isin(number, NAMED), number, 0) if self.faithful else number

@@ -50,7 +50,7 @@ WHOLE: tuple[Column, ...] = (
     Column("Dst IP", "", "The other host", "dst", BOTH, lambda r: r.dst_text, "IPv4 alone"),
     Column("Dst Port", "", "Port of the destination", "dst_port", BOTH, field("dst_port")),
     Column(
-        "Protocol", "", "IP protocol number", "protocol", BOTH, lambda r: r.protocol,
+        "Protocol", "", "IP protocol number; 0 where a log does not tell it", "protocol", BOTH, lambda r: r.protocol,
         "0 for all but ICMP, IGMP, TCP, UDP and SCTP", "0 for all but TCP and UDP",
     ),
     Column(

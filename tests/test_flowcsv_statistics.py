@@ -279,6 +279,19 @@ def test_a_second_header_length_without_a_name_is_taken_out(tmp_path: Path) -> N
     assert [read.of(name) for name in (TWICE, *list(row)[1:])] == [[640, 320], [7, 7], [5, 5], [3, 3]]
 
 
+def test_a_table_of_quoted_cells_is_read_and_a_stray_quote_costs_one_row(tmp_path: Path) -> None:
+    def quoted(lines: list[str]) -> list[str]:
+        again = [",".join(f'"{cell}"' for cell in line.split(",")) for line in lines]
+        again[1] = again[1].replace('"BENIGN"', '"Attack, ""big"""')
+        again[2] = again[2].replace('"', "", 1).replace(",", ',"', 1)
+        return again
+
+    read = Read(changed(written(tmp_path, NEW, {TWICE: 20}, {TWICE: 40}, {TWICE: 60}), quoted))
+    assert read.of(TWICE) == [20, 60]
+    assert read.labels[0] == 'Attack, "big"'
+    assert sum(read.source.damage_counts.values()) == 1
+
+
 # What cannot be read
 
 

@@ -1,7 +1,8 @@
 """Tables of flows as text: the header's columns by name, and rows as blocks of cells and numbers.
 
-A table is CSV as CICFlowMeter writes it: never quoted, so that a stray quote cannot swallow the lines after it. Numbers of a
-block are converted at once by numpy's reader of text; only where that fails, column by column, to find the cells to blame.
+A table is CSV as CICFlowMeter writes it, or with quoted cells, as other programs write it again. A row is one line in any
+case, so that a stray quote cannot swallow the lines after it. Numbers of a block are converted at once by numpy's reader of
+text; only where that fails, column by column, to find the cells to blame.
 
 What is wrong with published tables is met here: rows of commas alone (288,602 of them in CICIDS2017's file of Thursday
 morning), the header once more in the middle of a file (CSE-CIC-IDS2018), and rows with one value more than names (a daily
@@ -11,6 +12,7 @@ Called by `flowcsv`.
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -44,10 +46,15 @@ class Header(NamedTuple):
         return [name for name in self.places if name in STATISTICS]
 
 
+def cells_of(line: str) -> list[str]:
+    """The cells of a line; a quoted one may hold commas (RFC 4180), and a quote that is not closed ends with its line."""
+    return line.split(",") if '"' not in line else next(csv.reader([line]), [])
+
+
 def header_of(head: bytes) -> Header:
     """The header in the first bytes of a file."""
     line = head.partition(b"\n")[0].decode("utf-8-sig", "replace")
-    texts = tuple(line.split(","))
+    texts = tuple(cells_of(line))
     places: dict[str, int] = {}
     for place, text in enumerate(texts):
         name = named(text)
@@ -110,16 +117,16 @@ class Table:
             for number, line in enumerate(block.decode("utf-8", "surrogateescape").split("\n"), first):
                 if number == 1 or not line:
                     continue
-                row = line.split(",")
+                row = cells_of(line)
                 excess = len(row) - len(self._header.texts)
-                if (excess not in (0, 1)) or line[0] == "," or line[0] == self._header.texts[0][:1]:
+                if (excess not in (0, 1)) or line[0] == "," or row[:1] == [self._header.texts[0]]:
                     reason = self._no_row(line, len(row))
                     if reason is not None:
                         self._damage(number, *reason)
                         continue
                 wide = wide or excess == 1
                 rows.append(row)
-                lines.append(line)
+                lines.append(line if '"' not in line else ",".join(cell.replace(",", ";") for cell in row))
                 numbers.append(number)
             if wide:
                 rows, lines, numbers = self._narrowed(rows, lines, numbers)

@@ -23,7 +23,7 @@ from sensor.sources.clock import DAY_US, Clock, afternoons, is_bare, of_working_
 from sensor.sources.columns import AddressBook, Columns
 from sensor.sources.editions import Edition, confirmed, edition_of
 from sensor.sources.finished import CONN, UNLABELLED, Finished, FinishedSource, in_order
-from sensor.sources.flow_rows import Header, Rows, Table, header_of, label_text, matrix_of
+from sensor.sources.flow_rows import Header, Rows, Table, cells_of, header_of, label_text, matrix_of
 from sensor.sources.lines import LineFile, Paths, head_of
 from sensor.sources.mending import INFINITE, mend
 from sensor.spellings import STATISTICS
@@ -141,7 +141,7 @@ class FlowCsvSource(FinishedSource):
             return float("inf")
         for line in head.decode("utf-8", "backslashreplace").split("\n")[1:]:
             try:
-                cell = line.split(",")[place]
+                cell = cells_of(line)[place]
                 begins_s = clock[cell]
             except (ValueError, IndexError):
                 continue
