@@ -4,10 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from test_train_command import write_log
 
+from sensor.commands import datasets
 from sensor.commands.evaluate import main
+from sensor.commands.evaluate_words import _labelled
+from sensor.labels import Labels
 
 FAST = ("--resamples", "20")
 
@@ -100,6 +104,18 @@ def test_a_label_file_stands_in_for_labels(log: Path, tmp_path: Path) -> None:
     told = json.loads((tmp_path / "x.json").read_text())
     assert tables(told, "Sweep against benign only, flows: 60 against 400")
     assert any("nothing" in fact for name, fact in told["facts"] if name == "labels")
+
+
+def test_flows_that_no_line_matches_keep_their_label_and_without_one_nobody_judged_them(log: Path, tmp_path: Path) -> None:
+    labels = Labels.parse(b"dst_port,label\n5888,Background\n80,BENIGN\n", "x.csv")
+    own = datasets.read(str(log))
+    told = _labelled(own, labels)
+    swept = own.flows["dst_port"] == 5888
+    assert told.unsure[swept].all()
+    np.testing.assert_array_equal(told.labels[~swept], own.labels[~swept])
+    assert not told.unsure[~swept].any()
+    bare = _labelled(own._replace(labels=np.zeros(len(own.flows), "U1"), judged=False), labels)
+    np.testing.assert_array_equal(bare.unsure, own.flows["dst_port"] != 80)
 
 
 def test_the_report_is_shown_unless_quiet(

@@ -52,6 +52,8 @@ class DataSet(NamedTuple):
     """Places where the input could not be read."""
     lost: dict[str, int]
     """What else gave no flow, in words for a person: files of another kind, frames, rows."""
+    judged: bool = True
+    """Whether the files have labels at all; captures have none."""
 
     @property
     def attack(self) -> NDArray[np.bool_]:
@@ -131,17 +133,19 @@ def read(path: str, tell: Callable[[float], None] | None = None) -> DataSet:
     pieces: list[NDArray[np.void]] = []
     labels: list[str] = []
     details: list[str] = []
+    judged = False
     decoder = Decoder()
     for batch in batches_of(source, decoder):
         pieces.append(batch.flows.copy())
         labels.extend(batch.labels or [""] * len(batch.flows))
         details.extend(batch.details or [""] * len(batch.flows))
+        judged = judged or batch.labels is not None
         if tell is not None and source.bytes_total:
             tell(source.bytes_done / source.bytes_total)
     flows = np.concatenate(pieces) if pieces else np.empty(0, FLOW)
     texts = np.array(labels, dtype=np.str_)
     unsure = np.isin(np.array(details, dtype=np.str_), LEFT_OUT) | np.isin(texts, LEFT_OUT)
-    return DataSet(path, kind, flows, texts, unsure, damaged_places(source), lost_of(source, decoder))
+    return DataSet(path, kind, flows, texts, unsure, damaged_places(source), lost_of(source, decoder), judged)
 
 
 def damaged_places(source: Source) -> int:

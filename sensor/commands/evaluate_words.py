@@ -108,12 +108,17 @@ def chosen(files: Sequence[str]) -> tuple[Path, list[str]]:
 
 
 def _labelled(data: DataSet, labels: Labels | None) -> DataSet:
-    """The data set with the labels of a label file, where there is one: they are in place of its own."""
+    """The data set with the labels of a label file, where there is one.
+
+    They go before its own; a flow that no line matches keeps its own, and without any nobody has judged it (docs/labels.md).
+    """
     if labels is None:
         return data
     found = labels.of(data.flows)
-    texts = np.array(["", *labels.names], dtype=np.str_)[found + 1]
-    return data._replace(labels=texts, unsure=np.zeros(len(texts), np.bool_))
+    matched = found >= 0
+    texts = np.where(matched, np.array(["", *labels.names], dtype=np.str_)[found + 1], data.labels)
+    own = data.unsure if data.judged else np.ones(len(texts), np.bool_)
+    return data._replace(labels=texts, unsure=np.where(matched, np.array([False, *labels.unsure])[found + 1], own))
 
 
 def _against(bundle: Bundle, vocabulary: Vocabulary, training: Sequence[DataSet], share: float) -> Baselines:
