@@ -21,6 +21,8 @@ from models.multiflow import MultiFlow, Shape
 from models.scale import Scale
 
 FORMAT = "netseq-multiflow-1"
+DEFAULT_FLOWS = Path(__file__).parent / "weights" / "multiflow-conn"
+"""The model that comes along: it reads what conn.log can tell, which packets tell as well."""
 MOST_UNITS, MOST_FLOWS, MOST_CLASSES = 4096, 1024, 1024
 """Beyond these no batch would be scored in time, and a damaged manifest would ask for more memory than there is."""
 

@@ -94,7 +94,9 @@ class Model(Section, frozen=True):
     """Which model scores the words, and where it runs."""
 
     path: Annotated[str, 'folder of a model made by netseq-train; "" is the one that comes with netseq'] = ""
-    multiflow: Annotated[str, 'folder of a multi-flow model, to name attacks by the last flows; "" uses none'] = ""
+    multiflow: Annotated[
+        str, 'folder of a multi-flow model that judges the last flows too; "default" comes along, "" is none'
+    ] = ""
     device: Annotated[Device, '"auto" is CUDA where there is one; or "cpu", "cuda", "cuda:1"'] = "auto"
     threads: Annotated[Threads, "threads of the models on the CPU; batches are small, and another core makes the flows"] = 1
     batch_flows: Annotated[Rows, "flows scored at a time; speed depends on it, and of the results the last digits"] = 2048

@@ -6,6 +6,7 @@ The multi-flow model is untrained; its calibration is made so that its most extr
 from __future__ import annotations
 
 import dataclasses
+import json
 from functools import cache
 from pathlib import Path
 
@@ -155,3 +156,11 @@ def test_replay_takes_a_multi_flow_model(tmp_path: Path, capfd: pytest.CaptureFi
     assert '"measure"' not in capfd.readouterr().out
     assert replay(["--set", f"model.multiflow={tmp_path}", str(DATA / "demo.pcap.gz")]) == 2
     assert "no model there" in capfd.readouterr().err
+
+
+def test_the_multi_flow_model_that_comes_along_reads_packets_and_logs(capfd: pytest.CaptureFixture[str]) -> None:
+    for path in (DATA / "demo.pcap.gz", DATA / "zeek" / "wikipedia.trace" / "tsv"):
+        assert replay(["--quiet", "--json", "--set", "model.multiflow=default", str(path)]) == 0
+    told = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert {alert["signature"] for alert in told} <= {"NetSeq::Sequence_Anomaly", "NetSeq::Attack"}
+    assert any(alert["signature"] == "NetSeq::Sequence_Anomaly" for alert in told)

@@ -22,6 +22,7 @@ from sensor.commands.process import DONE, INTERRUPTED, MISUSE
 from sensor.commands.reading import Report
 
 if TYPE_CHECKING:  # what these import is slow, and is not needed to tell of a mistake
+    from models.multiflow_checkpoint import FlowBundle
     from sensor.commands.outlets import Outlet
     from sensor.commands.reading import Source
     from sensor.engine import Engine
@@ -148,7 +149,6 @@ def open_engine(settings: config.Settings) -> Engine:
     """Load the model and lay out the engine. Raises ModelDoesNotFit, VocabularyDoesNotFit or Misuse."""
     import torch  # noqa: PLC0415
 
-    from models import multiflow_checkpoint  # noqa: PLC0415
     from models.checkpoint import DEFAULT_MODEL, load  # noqa: PLC0415
     from sensor.engine import Engine  # noqa: PLC0415
 
@@ -157,8 +157,14 @@ def open_engine(settings: config.Settings) -> Engine:
         raise Misuse(f"model.device is {name}, but torch finds no CUDA device here: set it to auto or cpu")
     torch.set_num_threads(settings.model.threads)
     bundle = load(settings.model.path or DEFAULT_MODEL)
-    flows = multiflow_checkpoint.load(settings.model.multiflow) if settings.model.multiflow else None
-    return Engine(settings, bundle, flows, device=None if name == "auto" else torch.device(name))
+    return Engine(settings, bundle, last_flows(settings.model.multiflow), device=None if name == "auto" else torch.device(name))
+
+
+def last_flows(path: str) -> FlowBundle | None:
+    """The multi-flow model of a folder, the one that comes along for "default", or none. Raises ModelDoesNotFit."""
+    from models.multiflow_checkpoint import DEFAULT_FLOWS, load  # noqa: PLC0415
+
+    return load(DEFAULT_FLOWS if path == "default" else path) if path else None
 
 
 def tell(arguments: argparse.Namespace, source: Source, report: Report, outlets: Sequence[Outlet]) -> int:

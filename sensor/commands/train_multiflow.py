@@ -93,7 +93,7 @@ def _add_what(what: argparse._ArgumentGroup) -> None:
     )
     what.add_argument("--without", metavar="A,B", default="", help="statistics left out of those")
     what.add_argument(
-        "--sequence", choices=("pair", "host"), default="pair", help="whose last flows (default: the host pair's)"
+        "--sequence", choices=("pair", "host"), default="host", help="whose last flows (default: the source host's)"
     )
     what.add_argument("--flows", type=int, default=10, help="flows of a window, the current one among them (default: 10)")
     what.add_argument(
