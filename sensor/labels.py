@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from sensor.addresses import WITH_PORTS
 from sensor.schema import ESP, GRE, ICMP, ICMPV6, IGMP, SCTP, TCP, UDP, V4_MAPPED
+from sensor.spellings import BENIGN, UNSURE
 
 COLUMNS = ("from", "to", "src", "dst", "src_port", "dst_port", "protocol", "label", "both")
 """All that a label file may have; only `label` must be there."""
@@ -35,10 +36,6 @@ PROTOCOLS = {
     "tcp": TCP, "udp": UDP, "icmp": ICMP, "icmp6": ICMPV6, "icmpv6": ICMPV6, "ipv6-icmp": ICMPV6, "sctp": SCTP, "igmp": IGMP,
     "gre": GRE, "esp": ESP,
 }  # fmt: skip
-BENIGN = ("", "benign", "normal", "normal traffic", "-", "(empty)", "none")
-UNSURE = ("background", "unknown", "needmanuallabel", "no label", "cic")
-"""Labels, in lower case, that name no attack, and those that do not call a flow benign either. The same as in data sets that
-have labels (`sources.finished`, which must not know this module); a test compares the two."""
 YES, NO = ("", "yes", "true", "1"), ("no", "false", "0")
 
 TOLD_LINES = 20

@@ -184,6 +184,14 @@ HEADERS: dict[str, tuple[tuple[str, str], ...]] = {
 """Each layout's columns in its order: (text of the header, name). CICIDS2017's has one name twice."""
 
 
+BENIGN = ("", "benign", "normal", "normal traffic", "-", "(empty)", "none")
+UNSURE = ("background", "unknown", "needmanuallabel", "no label", "cic")
+"""Labels that name no attack, in lower case. The second kind does not call a flow benign either: traffic that nobody judged,
+and the defaults of flow tools ("CIC", "NeedManualLabel")."""
+UNLABELLED = "No Label"
+"""What a row without a label has as its detail, among rows that have one."""
+
+
 def _bare(header: str) -> str:
     """Letters and digits alone, in lower case; pandas marks the second of two equal columns with ".1"."""
     return re.sub(r"[^a-z0-9]", "", header.strip().lower().removesuffix(".1"))

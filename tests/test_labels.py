@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sensor import labels as module
 from sensor.addresses import halves, packed
 from sensor.labels import TOLD_LINES, Labels, LabelsError
 from sensor.schema import FLOW, ICMP, TCP, UDP
-from sensor.sources import finished
 
 DAY_S = 1_499_385_600
 """2017-07-07T00:00:00Z."""
@@ -113,10 +111,6 @@ def test_what_names_no_attack_has_an_empty_name_and_what_nobody_judged_is_marked
     read = labels(*(f",,,,,,,{label}" for label in ("BENIGN", "", "Normal Traffic", "Background", "DoS")))
     assert read.names == ("", "", "", "", "DoS")
     assert read.unsure.tolist() == [False, False, False, True, False]
-
-
-def test_the_spellings_of_no_attack_are_those_of_data_sets_with_labels() -> None:
-    assert (module.BENIGN, module.UNSURE) == (finished.BENIGN, finished.UNSURE)
 
 
 def test_the_report_tells_what_each_line_matched_and_which_matched_nothing() -> None:

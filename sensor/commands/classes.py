@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from sensor.sources.finished import BENIGN, UNSURE
+from sensor.spellings import BENIGN, UNSURE
 
 PAPER = ("Normal", "DDoS", "PortScan", "Bot", "Infiltration", "Web Attack", "Patator", "DoS")
 """The classes of Zhu et al. 2018, "Attention-based Multi-Flow Model for Network Anomaly Detection", on CICIDS2017."""

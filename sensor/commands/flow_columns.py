@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from sensor.row_text import MISSING, Values
 from sensor.schema import END_LOG, FLOW, FlowBatch
 from sensor.sinks.flow_field import Field
-from sensor.sources.finished import UNSURE
-from sensor.spellings import HEADERS, IDENTITY, SPELLINGS, STATISTICS
+from sensor.spellings import HEADERS, IDENTITY, SPELLINGS, STATISTICS, UNSURE
 from sensor.statistics import COLUMNS, Reading, Rules, column
 
 UNLABELLED = b"NeedManualLabel"

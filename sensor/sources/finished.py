@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from sensor.schema import END_LOG, FLOW, FlowBatch
 from sensor.sources.columns import AddressBook
 from sensor.sources.lines import Damages, LineDamage, Paths, list_files, total_bytes
+from sensor.spellings import BENIGN, UNLABELLED, UNSURE
 
 CONN = np.dtype(
     [
@@ -53,13 +54,6 @@ CONN = np.dtype(
 
 _SAME = ("src_hi", "src_lo", "dst_hi", "dst_lo", "first_us", "last_us", "src_port", "dst_port")
 _SAME_SMALL = ("protocol", "icmp_type", "icmp_code", "conn_state", "continued")
-
-BENIGN = ("", "benign", "normal", "normal traffic", "-", "(empty)", "none")
-UNLABELLED = "No Label"
-"""What a row without a label has as its detail, among rows that have one."""
-UNSURE = ("background", "unknown", "needmanuallabel", "no label", "cic")
-"""Spellings of labels that name no attack, in lower case. The second kind does not call the row benign either: traffic that
-nobody judged, and the defaults of flow tools ("CIC", "NeedManualLabel")."""
 
 
 class Finished(NamedTuple):

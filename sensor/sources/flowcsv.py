@@ -22,11 +22,11 @@ from sensor.sources.cicflowmeter import FLAGS, SEEN, SHUFFLED, join_tails, state
 from sensor.sources.clock import DAY_US, Clock, afternoons, is_bare, of_working_days
 from sensor.sources.columns import AddressBook, Columns
 from sensor.sources.editions import Edition, confirmed, edition_of
-from sensor.sources.finished import CONN, UNLABELLED, Finished, FinishedSource, in_order
+from sensor.sources.finished import CONN, Finished, FinishedSource, in_order
 from sensor.sources.flow_rows import Header, Rows, Table, cells_of, header_of, label_text, matrix_of
 from sensor.sources.lines import LineFile, Paths, head_of
 from sensor.sources.mending import INFINITE, mend
-from sensor.spellings import STATISTICS
+from sensor.spellings import STATISTICS, UNLABELLED
 
 HOSTS = ("Src IP", "Dst IP")
 TOTALS = {
