@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import DATA
 from test_train_command import write_log
 
 from sensor.commands import datasets
@@ -177,3 +178,13 @@ def test_the_shipped_model_finds_what_its_documentation_says(shared_data: Path, 
     verdict = tables(told, "Malicious against benign only, flows")[0]["rows"][0]
     assert verdict["AUC"]["value"] == pytest.approx(0.987, abs=0.003)
     assert verdict["found at 0.01"]["value"] == pytest.approx(0.86, abs=0.02)
+
+
+def test_the_bundled_sample_gives_a_report_with_every_flow_labelled(tmp_path: Path) -> None:
+    labels = str(DATA / "demo-labels.csv")
+    outputs = ["--json", str(tmp_path / "x.json"), "--html", str(tmp_path / "x.html"), "--quiet", *FAST]
+    assert main(["words", str(DATA / "demo.pcap.gz"), "--labels", labels, *outputs]) == 0
+    told = json.loads((tmp_path / "x.json").read_text())
+    alerts = {row["label"]: row["flows"] for row in tables(told, "Alerts at the default threshold")[0]["rows"]}
+    assert alerts == {"benign": 136, "Bot": 3, "Patator": 26, "PortScan": 75}
+    assert "<script" not in (tmp_path / "x.html").read_text()
