@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sensor import message
 from sensor.detect_alert import build, digits
-from sensor.detect_watch import Watch
+from sensor.detect_watch import Watch, WatchSettings
 from sensor.schema import Alert, Reason
 
 if TYPE_CHECKING:  # the types only: a decision needs no torch
@@ -47,29 +47,11 @@ class Describes(Protocol):
 class Detector(Watch):
     """Decides over batches of scored words; `model` is the name and version of the model, the rest are Watch's settings.
 
-    `least_p` is the smallest p-value that an alert may claim. Raises ValueError when a setting cannot be meant.
+    Raises ValueError when a setting cannot be meant.
     """
 
-    def __init__(
-        self,
-        *,
-        vocabulary: Describes,
-        model: str,
-        capacity: int,
-        expected_conversation_hours_per_day: float,
-        budget_per_day: float = 20.0,
-        quiet_s: float = 3600.0,
-        max_p: float,
-        least_p: float,
-    ) -> None:
-        super().__init__(
-            capacity=capacity,
-            expected_conversation_hours_per_day=expected_conversation_hours_per_day,
-            budget_per_day=budget_per_day,
-            quiet_s=quiet_s,
-            max_p=max_p,
-            least_p=least_p,
-        )
+    def __init__(self, *, vocabulary: Describes, model: str, **settings: Unpack[WatchSettings]) -> None:
+        super().__init__(**settings)
         self.vocabulary = vocabulary
         self.model = model
         self.unexplained = 0

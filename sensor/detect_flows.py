@@ -8,14 +8,14 @@ the flow that has most of the attention: its statistics that stand farthest from
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sensor import message
 from sensor.detect_alert import build, digits
-from sensor.detect_watch import Watch
+from sensor.detect_watch import Watch, WatchSettings
 from sensor.schema import Alert, StatisticReason
 from sensor.statistics import BY_NAME
 
@@ -41,21 +41,9 @@ class FlowDetector(Watch):
         columns: Sequence[str],
         centre: Sequence[float],
         model: str,
-        capacity: int,
-        expected_conversation_hours_per_day: float,
-        budget_per_day: float,
-        quiet_s: float,
-        max_p: float,
-        least_p: float,
+        **settings: Unpack[WatchSettings],
     ) -> None:
-        super().__init__(
-            capacity=capacity,
-            expected_conversation_hours_per_day=expected_conversation_hours_per_day,
-            budget_per_day=budget_per_day,
-            quiet_s=quiet_s,
-            max_p=max_p,
-            least_p=least_p,
-        )
+        super().__init__(**settings)
         self.model = model
         self._classes = tuple(classes)
         self._columns = [BY_NAME[name] for name in columns]

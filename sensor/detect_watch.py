@@ -23,7 +23,7 @@ A kernel walks the batch and names the few rows that alert; `detect` and `detect
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,6 +165,17 @@ def _watch(
     return found
 
 
+class WatchSettings(TypedDict):
+    """What a Watch is told, and so every detector: see there."""
+
+    capacity: int
+    expected_conversation_hours_per_day: float
+    budget_per_day: NotRequired[float]
+    quiet_s: NotRequired[float]
+    max_p: float
+    least_p: float
+
+
 class Watch:
     """Watches `capacity` slots, with memory laid out at start: one WATCH row for each.
 
@@ -179,8 +190,8 @@ class Watch:
         *,
         capacity: int,
         expected_conversation_hours_per_day: float,
-        budget_per_day: float,
-        quiet_s: float,
+        budget_per_day: float = 20.0,
+        quiet_s: float = 3600.0,
         max_p: float,
         least_p: float,
     ) -> None:
