@@ -71,6 +71,9 @@ NOTE_LATER_FRAGMENT = 4
 
 ICMP, IGMP, TCP, UDP, GRE, ESP, ICMPV6, SCTP = 1, 2, 6, 17, 47, 50, 58, 132
 """IP protocol numbers that netseq names (IANA)."""
+NO_PROTOCOL = 255
+"""Of a flow whose source does not tell its protocol: "unknown_transport" in a conn.log older than Zeek 7.1, 0 in a table. IANA
+keeps the number unassigned."""
 
 MOMENTS = np.dtype(
     [

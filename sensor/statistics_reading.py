@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensor.address_text import addresses_text
-from sensor.schema import END_LOG, FLOW, ICMP, IGMP, SCTP, TCP, UDP
+from sensor.schema import END_LOG, FLOW, ICMP, IGMP, NO_PROTOCOL, SCTP, TCP, UDP
 from sensor.statistics_kernel import SPREADS, divide, unfold
 
 Rules: TypeAlias = Literal["netseq", "cicflowmeter"]
@@ -29,8 +29,6 @@ NAMED = (ICMP, IGMP, TCP, UDP, SCTP)
 """Protocols that CICFlowMeter tells; it writes 0 for all others."""
 
 
-UNTOLD = 255
-"""IP protocol number of flows whose log does not tell it; IANA keeps it unassigned."""
 ODD = 24
 """Elements that a column is longer than its rows: 2,048 rows would put all columns into the same few places of the cache."""
 WORD = 8
@@ -241,5 +239,5 @@ class Reading:
         """IP protocol number, 0 where a log does not tell it; CICFlowMeter knows five."""
         number = self.field("protocol")
         if self.any_from_log:
-            number = np.where(self.from_log & (number == UNTOLD), 0, number)
+            number = np.where(self.from_log & (number == NO_PROTOCOL), 0, number)
         return np.where(np.isin(number, NAMED), number, 0) if self.faithful else number

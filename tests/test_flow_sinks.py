@@ -25,8 +25,8 @@ from sensor.conversations import Conversations
 from sensor.decode import Decoder
 from sensor.flows import FlowTable
 from sensor.row_text import MISSING, Values
-from sensor.schema import CONN_STATES, FLOW, ICMP, ICMPV6, SCTP, TCP, UDP, FlowBatch
-from sensor.sinks.conn_log import FIELDS, NO_PROTOCOL, ConnLog, ports, uids
+from sensor.schema import CONN_STATES, FLOW, ICMP, ICMPV6, NO_PROTOCOL, SCTP, TCP, UDP, FlowBatch
+from sensor.sinks.conn_log import FIELDS, ConnLog, ports, uids
 from sensor.sinks.flow_csv import FlowCsv
 from sensor.sinks.flow_field import Field
 from sensor.sinks.flow_jsonl import FlowJsonLines

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sensor.address_text import addresses_text
 from sensor.addresses import icmp_ports
 from sensor.row_text import JSON, MISSING, NUMBER, SECONDS, SHORT_SECONDS, TEXT, Cell, Form, RowText, Values
-from sensor.schema import CONN_STATES, ICMP, ICMPV6, TCP, UDP, FlowBatch
+from sensor.schema import CONN_STATES, ICMP, ICMPV6, NO_PROTOCOL, TCP, UDP, FlowBatch
 from sensor.sinks.lines import ByteStream, Lines
 from sensor.sinks.zeek_log import UNSET, closing, escape, header, json
 
@@ -57,9 +57,6 @@ PROTOCOLS = {TCP: "tcp", UDP: "udp", ICMP: "icmp", ICMPV6: "icmp"}
 
 PROTOCOL_TEXTS = np.array([PROTOCOLS.get(number, "unknown_transport") for number in range(256)], np.bytes_)
 STATE_TEXTS = np.array(CONN_STATES, np.bytes_)
-
-NO_PROTOCOL = 255
-"""What `sources.zeek` holds for a protocol that a log does not tell."""
 
 NO_ANSWER = 256
 ANSWERS = np.array([[icmp_ports(family, number, NO_ANSWER)[1] for number in range(256)] for family in (ICMP, ICMPV6)])

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sensor.schema import CONN_STATES, V4_MAPPED
+from sensor.schema import CONN_STATES, NO_PROTOCOL, V4_MAPPED
 from sensor.sources.cicflowmeter import FLAGS, SEEN, SHUFFLED, join_tails, states, turn_answers
 from sensor.sources.clock import DAY_US, Clock, afternoons, is_bare, of_working_days
 from sensor.sources.columns import AddressBook, Columns
@@ -51,8 +51,6 @@ NEEDED = tuple(name for name in (*HOSTS, "Timestamp", *FOR_WORDS) if name not in
 LEAST = 10
 """Statistics that make a file a table of flows."""
 
-NO_PROTOCOL = 255
-"""For the tool's protocol 0, which stands for whatever has no ports."""
 ARP_HOSTS = (0xFFFF_0806_0001, 0xFFFF_0800_0604)
 """8.6.0.1 and 8.0.6.4: an ARP header that the tool reads as IPv4."""
 LONGEST = 1 << 53

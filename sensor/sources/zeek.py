@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sensor.schema import CONN_STATES, ICMP, ICMPV6, SCTP, TCP, UDP, V4_MAPPED
+from sensor.schema import CONN_STATES, ICMP, ICMPV6, NO_PROTOCOL, SCTP, TCP, UDP, V4_MAPPED
 from sensor.sources.columns import Columns
 from sensor.sources.finished import CONN, Finished, FinishedSource, in_order
 from sensor.sources.lines import Damages, LineFile, Paths, head_of
@@ -30,8 +30,6 @@ TIME_LIMIT_S = 9e9
 """Up to here (the year 2255) a float of seconds holds microseconds exactly."""
 HEAD_LINES = 200
 """Looked at to tell whether a file is a conn.log and when it begins."""
-NO_PROTOCOL = 255
-"""Protocol number of "unknown_transport" in logs without ip_proto (older than Zeek 7.1); IANA keeps it unassigned."""
 _PROTOCOLS = {"tcp": TCP, "udp": UDP, "icmp": ICMP, "icmp6": ICMPV6, "sctp": SCTP}
 _HEADER_BYTES = {UDP: 8, ICMP: 8, ICMPV6: 8, SCTP: 12}
 """Transport headers of one size; of any other protocol but TCP all bytes after the IP header count, as for packets."""
