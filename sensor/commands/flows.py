@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sensor import __version__, config
 from sensor.commands import process, reading
-from sensor.commands.misuse import Misuse, Parser, check_inputs, check_output, fail
+from sensor.commands.misuse import Misuse, Parser, add_settings, check_inputs, check_output, fail
 from sensor.commands.process import DONE, INTERRUPTED, MISUSE
 from sensor.commands.reading import Report
 from sensor.spellings import SPELLINGS, named
@@ -106,11 +106,7 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--no-idle-expiry", action="store_true", help="flows end by their packets alone, never by silence, as in CICFlowMeter"
     )
-    how.add_argument("--config", metavar="FILE", help="settings, as --show-config prints them")
-    how.add_argument(
-        "--set", metavar="SECTION.KEY=VALUE", action="append", default=[], help="change one setting; may be repeated"
-    )
-    how.add_argument("--show-config", action="store_true", help="print the settings in force, each with its meaning, and end")
+    add_settings(how)
     build.add_argument("--version", action="version", version=f"netseq {__version__}")
     return build
 

@@ -32,6 +32,15 @@ def fail(command: str, line: str, status: int) -> int:
     return status
 
 
+def add_settings(group: argparse._ArgumentGroup) -> None:
+    """The options by which every command that has settings takes them."""
+    group.add_argument("--config", metavar="FILE", help="settings, as --show-config prints them")
+    group.add_argument(
+        "--set", metavar="SECTION.KEY=VALUE", action="append", default=[], help="change one setting; may be repeated"
+    )
+    group.add_argument("--show-config", action="store_true", help="print the settings in force, each with its meaning, and end")
+
+
 def check_inputs(command: str, paths: Sequence[str]) -> None:
     """Refuse what is not there or cannot be read; standard input only as a terminal. Raises Misuse."""
     for path in paths:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from sensor import __version__, config
 from sensor.commands import process, reading
-from sensor.commands.misuse import Misuse, Parser, check_inputs, check_output, fail
+from sensor.commands.misuse import Misuse, Parser, add_settings, check_inputs, check_output, fail
 from sensor.commands.process import DONE, INTERRUPTED, MISUSE
 from sensor.commands.reading import Report
 
@@ -83,11 +83,7 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--model", metavar="DIR", help="folder of a model made by netseq-train (default: the one that comes along)"
     )
-    how.add_argument("--config", metavar="FILE", help="settings, as --show-config prints them")
-    how.add_argument(
-        "--set", metavar="SECTION.KEY=VALUE", action="append", default=[], help="change one setting; may be repeated"
-    )
-    how.add_argument("--show-config", action="store_true", help="print the settings in force, each with its meaning, and end")
+    add_settings(how)
     build.add_argument("--version", action="version", version=f"netseq {__version__}")
     return build
 
