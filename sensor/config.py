@@ -33,6 +33,9 @@ Rows = Annotated[int, Meta(ge=1, le=1 << 20)]
 Probability = Annotated[float, Meta(gt=0, le=1)]
 Threads = Annotated[int, Meta(ge=1, le=1024)]
 Budget = Annotated[float, Meta(gt=0, le=1e6)]
+Count = Annotated[int, Meta(ge=1, le=10**9)]
+Mebibytes = Annotated[int, Meta(ge=1, le=1 << 24)]
+Days = Annotated[float, Meta(ge=0, le=365)]
 Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
 
@@ -51,6 +54,22 @@ class Source(Section, frozen=True):
     """Where frames come from."""
 
     block_frames: Annotated[Rows, "frames handed to the decoder at a time; no result depends on it"] = 4096
+
+
+class Capture(Section, frozen=True):
+    """Live capture by netseq-sensor."""
+
+    interfaces: Annotated[
+        tuple[str, ...], 'interfaces to listen on, such as ["eth0"]; a tap\'s two halves are named together'
+    ] = ()
+    folder: Annotated[str, 'folder whose finished captures are read as they come, in place of interfaces; "" is none'] = ""
+    filter: Annotated[str, 'what to capture, as an expression of tcpdump; "" is everything'] = ""
+    promiscuous: Annotated[bool, "take frames that are not for this machine, too"] = True
+    workers: Annotated[
+        Threads,
+        "threads that capture and make flows; the kernel gives each its share of the flows, with a ring and a table each",
+    ] = 1
+    ring_mib: Annotated[Mebibytes, "MiB of memory of each ring, where packets wait until they are read"] = 64
 
 
 class Decode(Section, frozen=True):
@@ -109,26 +128,66 @@ class Detect(Section, frozen=True):
     budget_per_day: Annotated[Budget, "false alarms a day that are accepted, at the rate of conversations seen"] = 20.0
     max_p: Annotated[Probability, "p-value above which nothing alerts, however large the budget"] = 0.01
     quiet_s: Annotated[Quiet, "seconds of packet time in which a conversation alerts once and counts the rest"] = 3600.0
+    ignore: Annotated[str, 'label file (docs/labels.md) of what never alerts, such as your own scanners; "" is none'] = ""
+
+
+class Rules(Section, frozen=True):
+    """What alerts whatever a model says, while a sensor still learns, too: fixed rules over a minute of packet time."""
+
+    flood_attempts: Annotated[Count, "attempts a minute to one host that came to nothing: a flood"] = 6_000
+    sweep_targets: Annotated[Count, "hosts, or ports of one host, that one host tried in a minute for nothing: a sweep"] = 100
+
+
+class Learn(Section, frozen=True):
+    """How netseq-sensor gets to know its site, before it alerts and after."""
+
+    days: Annotated[Days, "days that a new sensor records before it alerts on what is unusual; 0 alerts at once"] = 1.0
+    keep_days: Annotated[Days, "days of flows that are kept on disk to train on; never less than learn.days"] = 7.0
+    disk_mib: Annotated[Mebibytes, "MiB that the record may take on disk; the oldest hours go first"] = 2048
 
 
 class Output(Section, frozen=True):
-    """How alerts are written."""
+    """How alerts are written, and by netseq-sensor where to."""
+
+    alerts: Annotated[str, 'netseq-sensor: file of alerts as JSON lines; "" is none'] = "/var/log/netseq/alerts.jsonl"
+    notice: Annotated[str, 'netseq-sensor: file of alerts as Zeek\'s notice.log; "" is none'] = ""
+    waiting: Annotated[
+        Rows, "netseq-sensor: alerts kept in memory while a file cannot be written; the rest is counted as lost"
+    ] = 10_000
 
     notice_form: Annotated[Literal["tsv", "json"], "form of Zeek's notice.log"] = "tsv"
     dvc: Annotated[str, 'name of this sensor in its alerts (dvc, peer_descr); "" is the name of the host'] = ""
+
+
+class Service(Section, frozen=True):
+    """netseq-sensor as a service."""
+
+    state_dir: Annotated[str, "folder of what outlives a restart: conversations, counters, the site's record and model"] = (
+        "/var/lib/netseq"
+    )
+    save_s: Annotated[Seconds, "seconds between two savings of the state; a crash forgets at most so much"] = 60.0
+    queue_flows: Annotated[Count, "ended flows that may wait to be scored; beyond it they are shed by rule, and counted"] = (
+        65_536
+    )
+    metrics: Annotated[str, 'address and port of metrics, health and status over HTTP; "" is none'] = "127.0.0.1:9477"
+    log: Annotated[Literal["debug", "info", "warning", "error"], "the least level of what is logged"] = "info"
 
 
 class Settings(Section, frozen=True):
     """Everything that can be set, one section per part of the path."""
 
     source: Source = Source()
+    capture: Capture = Capture()
     decode: Decode = Decode()
     flows: Flows = Flows()
     statistics: Statistics = Statistics()
     conversations: Conversations = Conversations()
     model: Model = Model()
     detect: Detect = Detect()
+    rules: Rules = Rules()
+    learn: Learn = Learn()
     output: Output = Output()
+    service: Service = Service()
 
     def applied(self) -> Settings:
         """These settings with what statistics.rules = "cicflowmeter" asks of the decoder: that tool's payload and layers."""
