@@ -38,7 +38,7 @@ def tables(told: dict[str, Any], begin: str) -> list[dict[str, Any]]:
 
 
 def test_every_voice_is_ranked_by_flow_and_by_hour(told: dict[str, Any]) -> None:
-    found = tables(told, "Malicious against benign only")
+    found = tables(told, "Scan against benign only")
     assert len(found) == 4
     assert "60 against 400" in found[0]["title"]
     voices = {row["score"] for row in found[0]["rows"]}
@@ -50,9 +50,9 @@ def test_every_voice_is_ranked_by_flow_and_by_hour(told: dict[str, Any]) -> None
 
 def test_alerts_are_counted_by_label(told: dict[str, Any]) -> None:
     rows = {row["label"]: row for row in tables(told, "Alerts at")[0]["rows"]}
-    assert rows["benign"]["flows"] + rows["Malicious"]["flows"] <= 460
-    assert rows["Malicious"]["flows"] == 60
-    assert rows["Malicious"]["of them alarmed"] <= rows["Malicious"]["conversation-hours"]
+    assert rows["benign"]["flows"] + rows["Scan"]["flows"] <= 460
+    assert rows["Scan"]["flows"] == 60
+    assert rows["Scan"]["of them alarmed"] <= rows["Scan"]["conversation-hours"]
 
 
 def test_false_alarms_have_reasons_and_fall(told: dict[str, Any]) -> None:
@@ -83,7 +83,7 @@ def test_facts_tell_hashes_seed_rule_and_machine(told: dict[str, Any]) -> None:
 
 
 def test_several_labels_are_measured_against_benign_and_against_the_rest(log: Path, tmp_path: Path) -> None:
-    text = log.read_text().replace("Malicious", "Flood", 20)
+    text = log.read_text().replace("Malicious\tScan", "Flood\t-", 20)
     (tmp_path / "conn.log").write_text(text)
     assert main(["words", str(tmp_path / "conn.log"), "--json", str(tmp_path / "x.json"), "--quiet", *FAST]) == 0
     told = json.loads((tmp_path / "x.json").read_text())
@@ -91,11 +91,23 @@ def test_several_labels_are_measured_against_benign_and_against_the_rest(log: Pa
     assert flows == [
         "Flood against benign only, flows: 20 against 400",
         "Flood against the rest, flows: 20 against 440",
-        "Malicious against benign only, flows: 40 against 400",
-        "Malicious against the rest, flows: 40 against 420",
+        "Scan against benign only, flows: 40 against 400",
+        "Scan against the rest, flows: 40 against 420",
         "any attack against benign only, flows: 60 against 400",
     ]
     assert not any(row["score"].startswith("bigram") for row in told["tables"][1]["rows"])  # nothing to count it on
+
+
+def test_attacks_of_one_label_are_told_apart_by_the_finer_one(log: Path, tmp_path: Path) -> None:
+    text = log.read_text().replace("Malicious\tScan", "Malicious\tC&C", 20).replace("Benign\t-", "Benign\tMulticast", 100)
+    (tmp_path / "conn.log").write_text(text)
+    assert main(["words", str(tmp_path / "conn.log"), "--json", str(tmp_path / "x.json"), "--quiet", *FAST]) == 0
+    told = json.loads((tmp_path / "x.json").read_text())
+    assert tables(told, "C&C against benign only, flows: 20 against 400")
+    assert tables(told, "Scan against the rest, flows: 40 against 420")
+    alerts = {row["label"]: row["flows"] for row in tables(told, "Alerts at the default threshold")[0]["rows"]}
+    assert (alerts["C&C"], alerts["Scan"]) == (20, 40)
+    assert "Malicious" not in alerts
 
 
 def test_a_label_file_stands_in_for_labels(log: Path, tmp_path: Path) -> None:
@@ -175,7 +187,7 @@ def test_the_shipped_model_finds_what_its_documentation_says(shared_data: Path, 
     logs = [str(shared_data / "zeek" / "labelled" / name) for name in ("strato-011", "ubuntu-2023-02-20")]
     assert main(["words", *logs, "--json", str(tmp_path / "x.json"), "--quiet", "--resamples", "0"]) == 0
     told = json.loads((tmp_path / "x.json").read_text())
-    verdict = tables(told, "Malicious against benign only, flows")[0]["rows"][0]
+    verdict = tables(told, "External-Attack-to-Device against benign only, flows")[0]["rows"][0]
     assert verdict["AUC"]["value"] == pytest.approx(0.987, abs=0.003)
     assert verdict["found at 0.01"]["value"] == pytest.approx(0.86, abs=0.02)
 

@@ -45,7 +45,7 @@ class DataSet(NamedTuple):
     flows: NDArray[np.void]
     """(N,) FLOW rows."""
     labels: NDArray[np.str_]
-    """(N,) label of each row, "" for benign or without a label."""
+    """(N,) label of each row, of an attack the finest that its file tells; "" for benign or without a label."""
     unsure: NDArray[np.bool_]
     """(N,) rows that the data set calls neither benign nor attack."""
     damaged: int
@@ -143,8 +143,9 @@ def read(path: str, tell: Callable[[float], None] | None = None) -> DataSet:
         if tell is not None and source.bytes_total:
             tell(source.bytes_done / source.bytes_total)
     flows = np.concatenate(pieces) if pieces else np.empty(0, FLOW)
-    texts = np.array(labels, dtype=np.str_)
-    unsure = np.isin(np.array(details, dtype=np.str_), LEFT_OUT) | np.isin(texts, LEFT_OUT)
+    texts, finer = np.array(labels, dtype=np.str_), np.array(details, dtype=np.str_)
+    unsure = np.isin(finer, LEFT_OUT) | np.isin(texts, LEFT_OUT)
+    texts = np.where((texts != "") & (finer != ""), finer, texts)  # a benign row stays benign, whatever its detail
     return DataSet(path, kind, flows, texts, unsure, damaged_places(source), lost_of(source, decoder), judged)
 
 
