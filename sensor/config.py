@@ -149,7 +149,7 @@ class Learn(Section, frozen=True):
 class Output(Section, frozen=True):
     """How alerts are written, and by netseq-sensor where to."""
 
-    alerts: Annotated[str, 'netseq-sensor: file of alerts as JSON lines; "" is none'] = "/var/log/netseq/alerts.jsonl"
+    alerts: Annotated[str, 'netseq-sensor: file of alerts as JSON lines; "-" is standard output, "" is none'] = "/var/log/netseq/alerts.jsonl"
     notice: Annotated[str, 'netseq-sensor: file of alerts as Zeek\'s notice.log; "" is none'] = ""
     waiting: Annotated[
         Rows, "netseq-sensor: alerts kept in memory while a file cannot be written; the rest is counted as lost"

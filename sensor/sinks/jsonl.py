@@ -7,6 +7,7 @@ docs/alerts.md explains all of them. The commands open the stream and choose the
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypedDict
 
 import msgspec
 import numpy as np
@@ -24,17 +25,17 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     ts: str
     signature: str
     severity: str
-    src: str
-    src_port: int
-    dest: str
-    dest_port: int
-    transport: str
+    src: str | msgspec.UnsetType = msgspec.UNSET  # an alert about the sensor itself has no hosts
+    src_port: int | msgspec.UnsetType = msgspec.UNSET
+    dest: str | msgspec.UnsetType = msgspec.UNSET
+    dest_port: int | msgspec.UnsetType = msgspec.UNSET
+    transport: str | msgspec.UnsetType = msgspec.UNSET
     action: str = "allowed"  # a sensor beside the wire blocks nothing
     category: str = "anomaly"
     dvc: str
     ids_type: str = "network"
     vendor_product: str = "netseq"
-    community_id: str
+    community_id: str | msgspec.UnsetType = msgspec.UNSET
     uid: str | msgspec.UnsetType = msgspec.UNSET
     score: float
     verdict: float
@@ -46,6 +47,17 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     msg: str
     reasons: tuple[AnyReason, ...]
+
+
+class Hosts(TypedDict, total=False):
+    """The fields of a line that only an alert about hosts has."""
+
+    src: str
+    src_port: int
+    dest: str
+    dest_port: int
+    transport: str
+    community_id: str
 
 
 class JsonLines:
@@ -73,13 +85,8 @@ class JsonLines:
             ts=iso_utc(alert.ts_us),
             signature=alert.signature,
             severity=alert.severity,
-            src=alert.src,
-            src_port=alert.src_port,
-            dest=alert.dest,
-            dest_port=alert.dest_port,
-            transport=alert.transport,
+            **hosts_of(alert),
             dvc=self._sensor,
-            community_id=alert.community_id,
             uid=msgspec.UNSET if alert.uid is None else printable(alert.uid),
             score=alert.score,
             verdict=alert.verdict,
@@ -92,6 +99,20 @@ class JsonLines:
             msg=alert.msg,
             reasons=alert.reasons,
         )
+
+
+def hosts_of(alert: Alert) -> Hosts:
+    """Give who spoke with whom, for an alert that has hosts."""
+    if not alert.src:
+        return {}
+    return {
+        "src": alert.src,
+        "src_port": alert.src_port,
+        "dest": alert.dest,
+        "dest_port": alert.dest_port,
+        "transport": alert.transport,
+        "community_id": alert.community_id,
+    }
 
 
 def iso_utc(ts_us: int) -> str:

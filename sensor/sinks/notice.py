@@ -99,23 +99,26 @@ class NoticeLog:
         """Give an alert Zeek's names; a time or interval stays in whole microseconds. What is not set is left out."""
         values: dict[str, Value] = {
             "ts": alert.ts_us,
-            "id.orig_h": alert.src,
-            "id.orig_p": alert.src_port,
-            "id.resp_h": alert.dest,
-            "id.resp_p": alert.dest_port,
-            "proto": PROTO.get(alert.transport, "unknown_transport"),
             "note": alert.signature,
             "msg": alert.msg,
             "sub": summary(alert),
-            "src": alert.src,
-            "dst": alert.dest,
-            "p": alert.dest_port,
             "n": alert.count,
             "peer_descr": self._sensor,
             "actions": (ACTION,),
             "email_dest": (),
             "suppress_for": self._quiet_us,
         }
+        if alert.src:  # an alert about the sensor itself has no hosts
+            values |= {
+                "id.orig_h": alert.src,
+                "id.orig_p": alert.src_port,
+                "id.resp_h": alert.dest,
+                "id.resp_p": alert.dest_port,
+                "proto": PROTO.get(alert.transport, "unknown_transport"),
+                "src": alert.src,
+                "dst": alert.dest,
+                "p": alert.dest_port,
+            }
         if alert.uid is not None:
             values["uid"] = alert.uid
         return values

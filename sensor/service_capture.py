@@ -1,0 +1,149 @@
+"""A capture worker: from a live source to the queue of flows that wait to be scored.
+
+Each worker is a thread with a source and a flow table of its own; the kernel sees to it that both directions of a flow come
+to the same one. Live, nobody knows when the next packet comes, so packet time goes on by the monotonic clock while none
+does, from the latest packet's time: a clock that is set anew ends no flow and revives none. What has ended is handed over
+after a second at most. The control loop starts workers, hands them changes, and stops them.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from sensor.assembly import Assembly
+from sensor.config import Settings
+from sensor.schema import FlowBatch, FrameBlock
+from sensor.service_queue import FlowQueue
+
+LIVE_S = 1.0
+"""How long a flow that has ended may wait for others to be scored with."""
+LATE_US = 500_000
+"""How far packet time stays behind the clock while no packet comes: a ring hands packets over some time after they came."""
+
+
+class LiveSource(Protocol):
+    """What a worker asks of its source."""
+
+    frames: int
+    wire_bytes: int
+
+    def __iter__(self) -> Iterator[FrameBlock]:
+        """Yield blocks of frames, and an empty one now and then while none come."""
+        ...
+
+    def stop(self) -> None:
+        """End the iteration soon; what was captured is still yielded."""
+        ...
+
+    def close(self) -> None:
+        """Give back what the source holds."""
+        ...
+
+    def counters(self) -> dict[str, int]:
+        """What was counted so far, by the names of `sensor.metrics`."""
+        ...
+
+
+class Worker:
+    """Runs `source` through `assembly` into `flows`, in a thread named after `number`.
+
+    `patient` says that the source can wait, as files can: then nothing is shed.
+    """
+
+    def __init__(self, number: int, source: LiveSource, assembly: Assembly, flows: FlowQueue, *, patient: bool) -> None:
+        self.assembly = assembly
+        self.error: BaseException | None = None
+        self.beat_s = time.monotonic()
+        """When the worker last came round: a worker that hangs does not."""
+        self._source = source
+        self._flows = flows
+        self._hand = flows.put if patient else flows.offer
+        self._changes: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._next: LiveSource | None = None
+        self._before: dict[str, int] = {}
+        self._stopping = False
+        self._handed_s = self._packet_s = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name=f"capture-{number}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to capture."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the capture: what the source holds still becomes flows, and all flows are ended."""
+        self._stopping = True
+        self._source.stop()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the end; tells whether it came."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def change_source(self, source: LiveSource) -> None:
+        """Go on with another source; flows live on."""
+        self._next = source
+        self._source.stop()
+
+    def adjust(self, settings: Settings) -> None:
+        """Take over what can change while flows live."""
+        self._changes.put(lambda: self.assembly.adjust(settings))
+
+    def counters(self) -> dict[str, int]:
+        """What was counted so far, by the names of `sensor.metrics`."""
+        source = self._source
+        counted = {"bytes_read": source.wire_bytes, **source.counters()}
+        for name, number in self._before.items():
+            counted[name] = counted.get(name, 0) + number
+        return counted | self.assembly.counters()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                for block in self._source:
+                    self._feed(block)
+                if self._stopping or self._next is None:
+                    break
+                self._exchange()
+            for batch in self.assembly.drain():
+                self._flows.put(batch)
+        except BaseException as error:  # the control loop tells of it, and ends the sensor
+            self.error = error
+        finally:
+            self._source.close()
+
+    def _feed(self, block: FrameBlock) -> None:
+        """Make flows of a block; end what is due."""
+        self.beat_s = now_s = time.monotonic()
+        while not self._changes.empty():
+            self._changes.get()()
+        if len(block.frames):
+            self._packet_s = now_s
+            for batch in self.assembly.feed(block):
+                self._give(batch, now_s)
+        if now_s - self._handed_s >= LIVE_S:
+            for batch in self.assembly.expire(self.now_us(now_s)):
+                self._give(batch, now_s)
+            self._handed_s = now_s
+
+    def now_us(self, now_s: float) -> int:
+        """Packet time: that of the latest packet, and what has passed since by the monotonic clock `now_s`."""
+        return self.assembly.table.clock_us + max(round((now_s - self._packet_s) * 1e6) - LATE_US, 0)
+
+    def _give(self, batch: FlowBatch, now_s: float) -> None:
+        self._hand(batch)
+        self._handed_s = now_s
+
+    def _exchange(self) -> None:
+        """Put the new source in the place of the one that ended, and keep what the old one counted."""
+        old, new = self._source, self._next
+        if new is None:
+            return
+        self._next = None
+        for name, number in {"bytes_read": old.wire_bytes, **old.counters()}.items():
+            self._before[name] = self._before.get(name, 0) + number
+        self._source = new
+        old.close()
