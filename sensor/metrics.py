@@ -46,12 +46,15 @@ COUNTERS = (
     Counter("rows_skipped", "rows", "rows of a log that gave no flow", label="reason", loss=True),
     Counter("flows_ended", "flows", "flows that ended", label="end"),
     Counter("flows_live", "flows", "flows alive now", gauge=True),
+    Counter("flows_capacity", "flows", "flows that may be alive at once, in the tables of all capture workers", gauge=True),
     Counter("flows_evicted", "flows", "flows ended early because the table was full", loss=True),
     Counter("flows_shed", "flows", "flows that were not scored, because scoring could not follow", "reason", loss=True),
     Counter("flows_waiting", "flows", "flows that wait to be scored", gauge=True),
+    Counter("flows_waiting_capacity", "flows", "flows that may wait to be scored", gauge=True),
     Counter("clock_steps_back", "steps", "times that the packets' clock was set back by more than a minute", loss=True),
     Counter("conversations_started", "conversations", "conversations that began, or began anew after a silence"),
     Counter("conversations_live", "conversations", "conversations remembered now", gauge=True),
+    Counter("conversations_capacity", "conversations", "conversations that may be remembered at once", gauge=True),
     Counter("conversations_evicted", "conversations", "conversations forgotten because the table was full", loss=True),
     Counter("words_scored", "words", "flows that the models scored"),
     Counter("words_shed", "words", "flows of a flood that were sampled away before the LSTM", loss=True),
@@ -69,10 +72,12 @@ COUNTERS = (
     Counter("rules_shed", "hosts", "hosts that the fixed rules lost sight of because there were too many", loss=True),
     Counter("flows_recorded", "flows", "flows written to the site's record"),
     Counter("flows_unrecorded", "flows", "flows that the site's record does not have", label="reason", loss=True),
+    Counter("learning", "0 or 1", "1 while the sensor learns its site and only fixed rules alert", gauge=True),
     Counter("states_saved", "times", "times that the state was saved"),
     Counter("states_refused", "times", "states, old or new, that could not be read or written", label="reason", loss=True),
     Counter("reloads", "times", "times that settings, model and lists were read anew", label="outcome"),
     Counter("log_lines_suppressed", "lines", "log lines that repeated others too often and were left out"),
+    Counter("log_lines_lost", "lines", "log lines that could not be written", loss=True),
 )
 """All counters, in the order of a packet's path. The order is that of the summary."""
 
