@@ -117,6 +117,13 @@ def given(flows: FlowSet, test: Bools, seed: int = 1, validation: float = 0.1) -
     return _held_back(flows, part, np.random.default_rng(seed), float(test.any()), validation, None)
 
 
+def apart(flows: FlowSet, first: int) -> Split:
+    """Hold back all rows from `first` on, which are of other files, and so of other sequences. Raises ValueError."""
+    held = np.arange(len(flows.label)) >= first
+    part = np.where(flows.label == UNJUDGED, _NOWHERE, np.where(held, _VALIDATION, _TRAINING)).astype(np.int8)
+    return _split(part, flows.restart, share=0.0, validation=1.0)
+
+
 def remarks(flows: FlowSet, split: Split, classes: Sequence[str], columns: Sequence[str], length: int) -> list[str]:
     """What a person must know of a split before a model or a measure is believed; a line each.
 

@@ -6,7 +6,7 @@ from hypothesis import given as drawn
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from models.flowset import UNJUDGED, FlowSet, Split, class_counts, given, honest, join, remarks, stratified
+from models.flowset import UNJUDGED, FlowSet, Split, apart, class_counts, given, honest, join, remarks, stratified
 from models.windows import sequences
 
 
@@ -162,3 +162,14 @@ def test_hours_are_joined_only_where_all_sets_have_them() -> None:
     hours = join([timed, timed]).hour
     assert hours is not None
     assert hours.tolist() == [4, 5, 4, 5]
+
+
+def test_files_held_back_are_held_back_whole_but_for_what_nobody_judged() -> None:
+    flows = flows_of([0, 1, UNJUDGED, 0, UNJUDGED, 1], [0, 1, 1, 2, 2, 3])
+    split = apart(flows, 3)
+    assert part_of(split, 6) == ["t", "t", "-", "v", "-", "v"]
+    np.testing.assert_array_equal(split.restart, flows.restart)
+    with pytest.raises(ValueError, match="can be held back"):
+        apart(flows, 6)
+    with pytest.raises(ValueError, match="left to train on"):
+        apart(flows, 0)

@@ -88,6 +88,17 @@ def test_a_table_gives_a_model_that_scores_flows(tmp_path: Path, capsys: pytest.
     assert [path.name for path in sorted((tmp_path / "office").iterdir())] == ["manifest.json", "weights.safetensors"]
 
 
+def test_files_can_be_held_back_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, other = write_table(tmp_path / "flows.csv"), write_table(tmp_path / "other.csv", flows=200, seed=1)
+    assert train(table, "--held-back", other, "--output", tmp_path / "office", "--classes", "Normal,PortScan,DoS") == 0
+    assert "split        by file, seed 1: 600 trained on, 200 held back, 0 tested on" in capsys.readouterr().out
+    assert [source.rows for source in load(tmp_path / "office").manifest.data] == [600, 200]
+    assert train(table, "--held-back", other, "--test", "0.1", "--output", tmp_path / "x") == 2
+    assert "files to test on are left to netseq-evaluate" in capsys.readouterr().err
+    assert train(table, "--held-back", tmp_path / "none.csv", "--output", tmp_path / "x") == 2
+    assert "none.csv: no such file" in capsys.readouterr().err
+
+
 def test_epochs_0_only_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(write_table(tmp_path / "flows.csv"), "--output", tmp_path / "office", "--epochs", "0") == 0
     told = capsys.readouterr().out

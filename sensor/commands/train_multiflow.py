@@ -106,6 +106,13 @@ def _add_how(how: argparse._ArgumentGroup) -> None:
     """Options of the training itself."""
     how.add_argument("--split", choices=("honest", "stratified"), default="honest", help="how flows are held back")
     how.add_argument("--validation", type=float, default=0.2, metavar="SHARE", help="share held back (default: 0.2)")
+    how.add_argument(
+        "--held-back",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="hold these files back whole, in place of a share of the others",
+    )
     how.add_argument("--test", type=float, default=0.0, metavar="SHARE", help="share kept to test on (default: 0)")
     how.add_argument(
         "--weights",
@@ -161,9 +168,11 @@ def check(arguments: argparse.Namespace) -> None:
         raise Misuse(f"--rate {arguments.rate:g}: give a learning rate above 0")
     if not 1 <= arguments.cap < math.inf:
         raise Misuse(f"--cap {arguments.cap:g}: give a number from 1 on")
-    if "-" in arguments.files:
+    if arguments.held_back and arguments.test:
+        raise Misuse("--test: with --held-back, files to test on are left to netseq-evaluate multiflow")
+    if "-" in [*arguments.files, *arguments.held_back]:
         raise Misuse("-: training reads its data more than once: give files or folders")
-    check_inputs(NAME, [*arguments.files, *([arguments.labels] if arguments.labels else [])])
+    check_inputs(NAME, [*arguments.files, *arguments.held_back, *([arguments.labels] if arguments.labels else [])])
     if _first():  # it tries the folder out, which two must not do at once
         check_output(arguments.output, ["manifest.json", "weights.safetensors", CHECKPOINT])
     if (arguments.output / CHECKPOINT).exists() and not arguments.resume and arguments.epochs:
@@ -231,7 +240,10 @@ def fit(arguments: argparse.Namespace, read: Read, classes: Classes, together: T
     names = ("seed", "epochs", "patience", "batch", "rate", "weights", "cap", "mixed")
     settings = Settings(**{name: getattr(arguments, name) for name in names})
     try:
-        split = cut(read.flows, arguments.test, arguments.seed, arguments.validation)
+        if arguments.held_back:
+            split = flowset.apart(read.flows, sum(one.rows for one in read.data[: len(arguments.files)]))
+        else:
+            split = cut(read.flows, arguments.test, arguments.seed, arguments.validation)
         trainer = Trainer(read.flows, split, shape, settings, together=together)
         if arguments.epochs:
             arguments.output.mkdir(parents=True, exist_ok=True)
@@ -275,7 +287,7 @@ def read_flows(arguments: argparse.Namespace, classes: Classes, columns: Sequenc
 
     try:
         return read(
-            arguments.files,
+            [*arguments.files, *arguments.held_back],
             classes,
             columns,
             labels=Labels.read(arguments.labels) if arguments.labels else None,
@@ -367,7 +379,7 @@ def summary(arguments: argparse.Namespace, made: Trained, assembled: Assembled |
     lines = [
         f"read         {len(read.flows.rows):,} flows of {len(read.data)} file{'s' * (len(read.data) != 1)}: {counts}",
         f"columns      {len(read.columns)}, windows of {arguments.flows} flows of a {arguments.sequence}",
-        f"split        {arguments.split}, seed {arguments.seed}: {parts}",
+        f"split        {'by file' if arguments.held_back else arguments.split}, seed {arguments.seed}: {parts}",
     ]
     if assembled is not None:
         manifest = assembled.bundle.manifest
