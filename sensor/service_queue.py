@@ -82,12 +82,18 @@ class FlowQueue:
                     self._add(kept)
 
     def put(self, batch: FlowBatch) -> None:
-        """Add a batch when there is room for it; a batch that is larger than the queue waits until that is empty."""
+        """Add a batch when there is room for it; a batch that is larger than the queue waits until that is empty.
+
+        After the end of the queue a batch is shed.
+        """
         with self._changed:
             self._changed.wait_for(
                 lambda: self._closed or not self._waiting or self._waiting + len(batch.flows) <= self.capacity
             )
-            self._add(batch)
+            if self._closed:
+                self.shed["ending"] += len(batch.flows)
+            else:
+                self._add(batch)
 
     def take(self, timeout_s: float) -> Waiting | None:
         """The batch that waits longest; None when none came for `timeout_s`, or none will come."""
