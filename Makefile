@@ -9,7 +9,21 @@ STAMP := $(VENV)/installed
 DEMO := tests/data/demo.pcap.gz
 CODE := sensor models benchmarks tests
 
-.PHONY: help demo test lint types bench clean
+# Where `make install` puts netseq. DESTDIR is a folder that becomes the root of another machine, such as a package or an image.
+PREFIX ?= /opt/netseq
+DESTDIR ?=
+SYSCONFDIR ?= /etc
+BINDIR ?= /usr/local/bin
+LIBDIR ?= /usr/local/lib
+UNITDIR ?= $(LIBDIR)/systemd/system
+DATADIR ?= /usr/local/share
+MANDIR ?= $(DATADIR)/man
+# Extras of setup.cfg that are installed too: zstd reads captures that are compressed so, parquet lets netseq-flows write it.
+EXTRAS ?= zstd
+INSTALL := PYTHON='$(PYTHON)' PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' SYSCONFDIR='$(SYSCONFDIR)' BINDIR='$(BINDIR)' \
+	LIBDIR='$(LIBDIR)' UNITDIR='$(UNITDIR)' DATADIR='$(DATADIR)' MANDIR='$(MANDIR)' EXTRAS='$(EXTRAS)' systemd/install.sh
+
+.PHONY: help demo test lint types bench clean install uninstall test-system
 .DELETE_ON_ERROR:
 
 .DEFAULT_GOAL := help
@@ -17,6 +31,9 @@ help:
 	@echo "make demo    install into $(VENV) and replay a small capture"
 	@echo "make test    install into $(VENV) and run lint, types and tests"
 	@echo "make lint    ruff alone            make types   mypy alone"
+	@echo "make install install the sensor as a service: PREFIX=/opt/netseq, DESTDIR, SYSCONFDIR (as root)"
+	@echo "make uninstall take that away again, but for an edited configuration and the state"
+	@echo "make test-system  boot a Debian 12 with netseq in it and try the service there (root)"
 	@echo "make bench   measure speed and memory, and write the table in README.md"
 	@echo "make clean   remove $(VENV), caches and build output"
 
@@ -37,14 +54,26 @@ types: $(STAMP)
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks
 
+install: python-is-new-enough
+	@$(INSTALL) install
+
+uninstall:
+	@$(INSTALL) uninstall
+
+test-system: $(STAMP)
+	@$(BIN)/python -m pytest -q tests/system
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last, so an install that failed is tried again; pip does nothing for what is there already.
-$(STAMP): setup.cfg constraints.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("netseq needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12")'
+$(STAMP): setup.cfg constraints.txt pyproject.toml | python-is-new-enough
 	@echo "setting up $(VENV): downloads some hundred megabytes, once"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,zstd,parquet]'
 	@touch $@
+
+.PHONY: python-is-new-enough
+python-is-new-enough:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("netseq needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12")'
