@@ -17,6 +17,7 @@ The engine and the training command call `turn`; `words` reads the result.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -211,6 +212,35 @@ def _walk(
         _take_turn(rows[slot], flow, turns[i], sender, fresh)
 
 
+@loop
+def _index_rows(rows: NDArray[np.void], index: NDArray[np.int32], live: int, seed: np.uint64) -> None:
+    """Point an empty index at the first `live` rows, which were filled without it."""
+    mask = len(index) - 1
+    for slot in range(live):
+        row = rows[slot]
+        pair = (row["low_hi"], row["low_lo"], row["high_hi"], row["high_lo"])
+        home = int(np.int64(_hash(seed, pair) & np.uint64(mask)))
+        bucket = home
+        while index[bucket] >= 0:
+            bucket = (bucket + 1) & mask
+        index[bucket] = slot
+        row["home"] = home
+        row["bucket"] = bucket
+
+
+def _by_use(state: Mapping[str, NDArray[np.generic]]) -> NDArray[np.int64]:
+    """(live,) slots of a `state()` from the least to the most recently used. Raises ValueError when they form no such list."""
+    rows = np.ascontiguousarray(state["rows"]).view(ROW)[:, 0]
+    newer, slot = rows["newer"].tolist(), int(state["counters"][OLDEST])
+    order: list[int] = []
+    while 0 <= slot < len(newer) and len(order) < len(newer):
+        order.append(slot)
+        slot = newer[slot]
+    if slot != -1 or len(set(order)) != len(newer) or state["counters"][LIVE] != len(newer):
+        raise ValueError("the conversations do not form one list")
+    return np.array(order, np.int64)
+
+
 def as_one_host(flows: NDArray[np.void]) -> NDArray[np.void]:
     """(n,) FLOW rows as if every source spoke to itself: conversations of these are the sources' sequences."""
     turned = flows.copy()
@@ -255,6 +285,49 @@ class Conversations:
             heading=np.ascontiguousarray(turns["heading"]),
             began_us=np.ascontiguousarray(turns["began_us"]),
         )
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """Copies of all that must be kept to go on later: "rows" (live, ROW's bytes) uint8 and "counters" (5,) int64.
+
+        The index is not among them: it is made anew, under another secret.
+        """
+        rows = self._rows[: self.live].view(np.uint8).reshape(self.live, ROW.itemsize)
+        return {"rows": rows.copy(), "counters": self._counters.copy()}
+
+    def kept(self, state: Mapping[str, NDArray[np.generic]]) -> NDArray[np.int64]:
+        """(k,) slots of a `state()` that this table has room for, rising: those used last. The i-th one will be slot i.
+
+        Changes nothing. Raises ValueError when the list by use does not lead through every row once.
+        """
+        return np.sort(_by_use(state)[-self.capacity :])
+
+    def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        """Go on from a `state()`, whose table may have had another size: `kept` tells which slots stay. ValueError as there."""
+        order = _by_use(state)
+        slots = np.sort(order[-self.capacity :])
+        live = len(slots)
+        order = np.searchsorted(slots, order[-self.capacity :]).astype(np.int32)
+        self._rows[:live] = np.ascontiguousarray(state["rows"]).view(ROW)[:, 0][slots]
+        self._rows["older"][order] = np.append(-1, order[:-1])[:live]
+        self._rows["newer"][order] = np.append(order[1:], -1)[:live]
+        self._counters[:] = state["counters"]
+        self._counters[EVICTED] += len(state["rows"]) - live
+        self._counters[LIVE] = live
+        self._counters[OLDEST], self._counters[NEWEST] = (order[0], order[-1]) if live else (-1, -1)
+        self._index[:] = -1
+        with np.errstate(over="ignore"):
+            _index_rows(self._rows, self._index, live, self._seed)
+
+    def not_after(self, now_us: int) -> int:
+        """Bring times after `now_us` back to it: the clock was ahead when they were told. Returns how many pairs had such.
+
+        Their conversations would wait for the clock to come there again: no silence would end, and no hour begin.
+        """
+        rows = self._rows[: self.live]
+        ahead = rows["ended_us"] > now_us
+        for name, limit in (("began_us", now_us), ("started_us", now_us), ("ended_us", now_us), ("hour", now_us // HOUR_US)):
+            rows[name] = np.where(ahead, np.minimum(rows[name], limit), rows[name])
+        return int(ahead.sum())
 
     @property
     def live(self) -> int:

@@ -23,6 +23,7 @@ A kernel walks the batch and names the few rows that alert; `detect` and `detect
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
@@ -274,6 +275,30 @@ class Watch:
         self.alerts += found
         self.rows = raised["row"][:found].tolist()
         return raised[:found]
+
+    def state(self, live: int) -> dict[str, NDArray[np.generic]]:
+        """Copies of all that must be kept to go on later, of the first `live` slots, but for the number of alerts.
+
+        "watches" (live, WATCH's bytes) uint8, "ring" (24,) and "counts" (7,) int64. What was set is not among it.
+        """
+        watches = self._watches[:live].view(np.uint8).reshape(live, WATCH.itemsize)
+        return {"watches": watches.copy(), "ring": self._ring.copy(), "counts": self._counts.copy()}
+
+    def restore(
+        self, state: Mapping[str, NDArray[np.generic]], slots: NDArray[np.int64], *, same_verdicts: bool = True
+    ) -> None:
+        """Go on from a `state()`: its (k,) `slots` are the first k now, as `Conversations.kept` names them.
+
+        Without `same_verdicts` another model judges from now on: quiet times stay, every hour's height is reached anew.
+        """
+        rows = np.ascontiguousarray(state["watches"]).view(WATCH)[:, 0]
+        kept = rows[slots]
+        if not same_verdicts:
+            kept["peak"] = -np.inf
+        self._watches[: len(slots)] = kept
+        self._ring[:] = state["ring"]
+        self._counts[:] = state["counts"]
+        self._counts[LOST] += rows["pending"].sum() - kept["pending"].sum()
 
     def counters(self) -> dict[str, int]:
         """Give the counts by the names of `metrics`: raised, suppressed and untold add up to the flows over the threshold."""

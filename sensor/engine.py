@@ -10,9 +10,11 @@ ends everything.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+from models import identity
 from models.checkpoint import Bundle, ModelDoesNotFit
 from models.multiflow_checkpoint import FlowBundle
 from models.resident import Scorer
@@ -20,7 +22,9 @@ from sensor.assembly import Assembly
 from sensor.config import Settings
 from sensor.conversations import Conversations
 from sensor.detect import Detector
+from sensor.detect_ignore import Ignored
 from sensor.engine_flows import FlowJudge
+from sensor.engine_state import remembered, take_up
 from sensor.schema import Alert, FlowBatch, FrameBlock
 from sensor.words import Vocabulary
 
@@ -64,7 +68,10 @@ class Judge:
             max_p=settings.detect.max_p,
             least_p=bundle.calibration.least_p,
         )
+        self.ignored = Ignored()
+        """What never alerts: nothing, until someone who may open files puts a list here."""
         self._words = 0
+        self._gone: Counter[str] = Counter()
 
     def judge(self, batch: FlowBatch) -> list[Alert]:
         """Turn flows into words and windows, score them, and decide; the alerts come in the order of their flows."""
@@ -74,14 +81,16 @@ class Judge:
         self._words += len(words)
         alerts = self.detector.decide(batch.flows, words, turns, scored, batch.uids)
         if self.flows is None:
-            return alerts
+            return self.ignored.keep(alerts)
         more = self.flows.judge(batch, turns)
         rows = [*self.detector.rows, *self.flows.detector.rows]
-        return [alert for _, alert in sorted(zip(rows, [*alerts, *more], strict=True), key=lambda found: found[0])]
+        in_order = sorted(zip(rows, [*alerts, *more], strict=True), key=lambda found: found[0])
+        return self.ignored.keep([alert for _, alert in in_order])
 
     def counters(self) -> dict[str, int]:
         """What was counted so far, by the names of `sensor.metrics`."""
         counted = Counter(self.detector.counters())
+        counted.update(self._gone)
         if self.flows is not None:
             counted.update(self.flows.counters())
         return {
@@ -91,7 +100,41 @@ class Judge:
             "words_scored": self._words,
             "words_shed": self.scorer.shed,
             **counted,
+            **self.ignored.counters(),
         }
+
+    def adopt(self, old: Judge) -> list[str]:
+        """Take over all that another Judge remembers and has counted; returns a line for each thing that could not be kept.
+
+        Settings, models and lists are this one's own. The other one may be thrown away then.
+        """
+        return take_up(self, remembered(old))
+
+    @cached_property
+    def identity(self) -> str:
+        """What the states of the word model belong to."""
+        return identity.of_words(self.scorer.bundle)
+
+    def tallies(self) -> dict[str, dict[str, int]]:
+        """Counts that outlive this Judge, by part and by names that `count_on` knows."""
+        words = {"scored": self._words, "shed": self.scorer.shed}
+        words |= {"alerts": self.detector.alerts, "unexplained": self.detector.unexplained}
+        flows = {} if self.flows is None else {"flows": self.flows.tallies()}
+        return {"words": words, **flows, "ignored": {"alerts": self.ignored.count}, "gone": dict(self._gone)}
+
+    def count_on(self, tallies: Mapping[str, Mapping[str, int]], gone: Iterable[Mapping[str, int]]) -> None:
+        """Go on counting from another Judge's `tallies`; `gone` are the counters of its parts that are not in this one."""
+        counted = {part: Counter(named) for part, named in tallies.items()}
+        words = counted.get("words", Counter())
+        self._words += words["scored"]
+        self.scorer.shed += words["shed"]
+        self.detector.alerts += words["alerts"]
+        self.detector.unexplained += words["unexplained"]
+        self.ignored.count += counted.get("ignored", Counter())["alerts"]
+        if self.flows is not None:
+            self.flows.count_on(counted.get("flows", Counter()))
+        for counters in (counted.get("gone", Counter()), *gone):
+            self._gone.update(counters)
 
 
 def _alphabet(parts: Sequence[str], sizes: Sequence[int]) -> str:

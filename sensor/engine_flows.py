@@ -6,8 +6,11 @@ whose turns the word model's conversations have already found, or those of the s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+from models import identity
 from models.folder import ModelDoesNotFit
 from models.multiflow_checkpoint import FlowBundle
 from models.resident_flows import FlowScorer
@@ -45,9 +48,9 @@ class FlowJudge:
         slots = settings.conversations.table
         self.manifest = manifest
         self._rules = settings.statistics.rules
-        self._hosts: Conversations | None = None
+        self.hosts: Conversations | None = None
         if manifest.sequence == "host":
-            self._hosts = Conversations(conversations=slots, restart_s=settings.conversations.restart_s)
+            self.hosts = Conversations(conversations=slots, restart_s=settings.conversations.restart_s)
         self.scorer = FlowScorer(bundle, slots=slots, device=device)
         self.detector = FlowDetector(
             classes=manifest.classes,
@@ -66,9 +69,9 @@ class FlowJudge:
     def judge(self, batch: FlowBatch, turns: Turns) -> list[Alert]:
         """Compute statistics, score the windows, and decide; `turns` are those of the flows' host pairs."""
         flows = batch.flows
-        if self._hosts is not None:
+        if self.hosts is not None:
             flows = as_one_host(flows)
-            turns = self._hosts.turn(flows)
+            turns = self.hosts.turn(flows)
         rows = statistics(batch.flows, self.manifest.columns, self._rules)
         scored = self.scorer.score(rows, turns.slots, turns.restart, explain_p=self.detector.ceiling)
         self._judged += len(rows)
@@ -77,3 +80,17 @@ class FlowJudge:
     def counters(self) -> dict[str, int]:
         """What was counted so far, by the names of `sensor.metrics`."""
         return {"windows_scored": self._judged, **self.detector.counters()}
+
+    @cached_property
+    def identity(self) -> str:
+        """What the windows belong to."""
+        return identity.of_flows(self.scorer.bundle)
+
+    def tallies(self) -> dict[str, int]:
+        """Counts that outlive this part, by names that `count_on` knows."""
+        return {"scored": self._judged, "alerts": self.detector.alerts}
+
+    def count_on(self, tallies: Mapping[str, int]) -> None:
+        """Go on counting from the `tallies` of another."""
+        self._judged += tallies.get("scored", 0)
+        self.detector.alerts += tallies.get("alerts", 0)

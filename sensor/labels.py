@@ -61,6 +61,10 @@ class LabelsError(Exception):
     """A label file that cannot be used; str() has one line for each thing that is wrong, with file and line number."""
 
 
+class NoLines(LabelsError):  # noqa: N818  # told apart from other errors, and not always one
+    """A label file without any line after its header."""
+
+
 class Line(NamedTuple):
     """One line of a label file. Ranges include both ends."""
 
@@ -123,7 +127,7 @@ class Labels:
         if wrong:
             raise LabelsError(_told(wrong, name))
         if not lines:
-            raise LabelsError(f"{name}: there is no line after the header, so that nothing would get a label")
+            raise NoLines(f"{name}: there is no line after the header, so that nothing would get a label")
         return cls(lines, name)
 
     def of(self, flows: NDArray[np.void]) -> NDArray[np.int64]:

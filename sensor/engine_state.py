@@ -1,0 +1,275 @@
+"""What a Judge remembers, apart from the Judge: copied out of one, and taken up by another.
+
+A restart and a reload are the same thing to a Judge: a new one, laid out by the present settings and models, takes up what
+another remembered. `remembered` copies that: of every table the rows that are in use (slots are given out in order, so they
+come first), of every model the states and evidence of these slots, of every watch the quiet times and the rate. `take_up`
+puts it into another Judge, whose tables may have another size: the conversations used last are kept. What was set
+(budget, quiet time) is no memory: the new Judge's own counts at once.
+
+States mean something to one model only (`models.identity`). With another one the conversations and their quiet times stay,
+and the rest begins anew. All is checked before anything is changed. `service_state` writes a Memory to disk, `Judge.adopt`
+hands it from one Judge to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sensor.conversations import ROW, Conversations
+from sensor.detect_watch import RATE_HOURS, WATCH, Watch
+
+if TYPE_CHECKING:
+    from models.resident import Scorer
+    from models.resident_flows import FlowScorer
+    from sensor.engine import Judge
+
+LAYOUT = 1
+"""Of the arrays and their names. It rises when one of them means something else than before; `layout` sees other fields."""
+
+Tallies = dict[str, dict[str, int]]
+"""What was counted, by part and by that part's own name for it."""
+Numbers = dict[str, NDArray[np.generic]]
+
+
+class PartTold(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one model's part of a memory, what is no array."""
+
+    model: str
+    """Name and version."""
+    identity: str
+    table: str
+    """Whose slots its states have: "pairs", or "hosts" for a model of source hosts."""
+    counters: dict[str, int]
+    """By the names of `metrics`, for when nobody goes on with them."""
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a memory, what is no array."""
+
+    layout: str
+    vocabulary: dict[str, object]
+    parts: dict[str, PartTold]
+    tallies: Tallies
+
+
+class Shape(NamedTuple):
+    """Of one array of a memory, what can be told without having it."""
+
+    dtype: torch.dtype
+    sizes: tuple[int, ...]
+
+
+class Memory(NamedTuple):
+    """All that a Judge remembers, in memory that is nobody else's."""
+
+    told: Told
+    arrays: dict[str, Tensor]
+
+
+class DoesNotFit(Exception):  # noqa: N818  # reads as the sentence it is, like the other refusals
+    """A memory that this Judge cannot take up; str() is one line."""
+
+
+class _Part(NamedTuple):
+    """One model with all that has a place for each slot of its table."""
+
+    told: PartTold
+    table: Conversations
+    scorer: Scorer | FlowScorer
+    watch: Watch
+
+
+def remembered(judge: Judge) -> Memory:
+    """Copy what a Judge remembers. Called between batches by whoever calls `judge`; it takes as long as copying memory does."""
+    arrays: dict[str, Tensor] = {}
+    for name, table in _tables(judge).items():
+        arrays |= _named(name, table.state())
+    parts = _parts(judge)
+    for name, part in parts.items():
+        live = part.table.live
+        arrays |= _named(f"{name}.watch", part.watch.state(live))
+        for array, tensor in part.scorer.state().items():
+            arrays[f"{name}.{array}"] = _copied(tensor[:live] if _has_slots(tensor, part.table) else tensor)
+    told = Told(
+        layout=layout(),
+        vocabulary=judge.vocabulary.to_json(),
+        parts={name: part.told for name, part in parts.items()},
+        tallies=judge.tallies(),
+    )
+    return Memory(told, arrays)
+
+
+def check(judge: Judge, told: Told, shapes: Mapping[str, Shape], *, same_model: bool) -> None:
+    """See that `take_up` would take a memory of arrays of these shapes. Raises DoesNotFit.
+
+    With `same_model`, the memory of another word model does not fit either.
+    """
+    if told.layout != layout():
+        raise DoesNotFit("another netseq wrote it, whose memory is laid out in another way")
+    words = told.parts.get("words")
+    if words is None:
+        raise DoesNotFit("it is of no word model")
+    own = _parts(judge)["words"].told
+    if same_model and words.identity != own.identity:
+        raise DoesNotFit(f"it is of the model {words.model}, and means nothing to this one, {own.model}")
+    for name, wanted in _wanted(judge, told, shapes).items():
+        found = shapes.get(name)
+        floats = found is not None and found.dtype.is_floating_point and wanted.dtype.is_floating_point
+        if found is None or found.sizes != wanted.sizes or not (floats or found.dtype == wanted.dtype):
+            raise DoesNotFit(f"{name} is {_spelled(found)}, wanted is {_spelled(wanted)}")
+
+
+def take_up(judge: Judge, memory: Memory, *, same_model: bool = False, now_us: int | None = None) -> list[str]:
+    """Let a Judge go on from what another remembered; returns a line for each thing that could not be kept.
+
+    `now_us` is what no time of a conversation may lie after, where packets carry the present time. Raises DoesNotFit,
+    and then nothing has changed.
+    """
+    shapes = {name: Shape(array.dtype, tuple(array.shape)) for name, array in memory.arrays.items()}
+    check(judge, memory.told, shapes, same_model=same_model)
+    parts, going = _parts(judge), _going(judge, memory.told)
+    tables = {name: _tables(judge)[name] for name in dict.fromkeys(going.values())}
+    try:
+        slots = {name: table.kept(_numbers(memory, name)) for name, table in tables.items()}
+    except ValueError as wrong:
+        raise DoesNotFit(str(wrong)) from None
+    same = [name for name in going if parts[name].told.identity == memory.told.parts[name].identity]
+    states = {name: _state(name, parts[name], memory, slots[going[name]]) for name in same}
+    lines: list[str] = []
+    for name, table in tables.items():
+        lines += _take_table(name, table, _numbers(memory, name), now_us)
+    for name, part in parts.items():
+        if name in going:
+            numbers = _numbers(memory, f"{name}.watch")
+            part.watch.restore(numbers, slots[going[name]], same_verdicts=name in states)
+        if name in states:
+            part.scorer.restore(states[name])
+        lines += _unkept(part.told, memory.told.parts.get(name), going=name in going)
+    gone = {name: part.counters for name, part in memory.told.parts.items() if name not in going}
+    lines += [
+        f"{memory.told.parts[name].model} is not used any more: what it remembered is gone"
+        for name in gone
+        if name not in parts
+    ]
+    judge.count_on({name: counted for name, counted in memory.told.tallies.items() if name not in gone}, gone.values())
+    return lines
+
+
+def layout() -> str:
+    """What arrays of rows look like: netseqs that agree on it read each other's memory."""
+    return f"{LAYOUT} {ROW.descr} {WATCH.descr} {RATE_HOURS}"
+
+
+def _tables(judge: Judge) -> dict[str, Conversations]:
+    """The tables whose slots states have, by the names of PartTold.table."""
+    hosts = judge.flows.hosts if judge.flows is not None else None
+    return {"pairs": judge.conversations} | ({} if hosts is None else {"hosts": hosts})
+
+
+def _parts(judge: Judge) -> dict[str, _Part]:
+    """The models, by name: "words", and "flows" where there is a multi-flow model."""
+    counters = judge.detector.counters()
+    told = PartTold(model=judge.detector.model, identity=judge.identity, table="pairs", counters=counters)
+    parts = {"words": _Part(told, judge.conversations, judge.scorer, judge.detector)}
+    if (flows := judge.flows) is not None:
+        name, table = ("pairs", judge.conversations) if flows.hosts is None else ("hosts", flows.hosts)
+        told = PartTold(model=flows.detector.model, identity=flows.identity, table=name, counters=flows.counters())
+        parts["flows"] = _Part(told, table, flows.scorer, flows.detector)
+    return parts
+
+
+def _going(judge: Judge, told: Told) -> dict[str, str]:
+    """The parts that go on with their conversations, because they are in both and of the same sequences; and their tables."""
+    both = {name: (part.told, told.parts[name]) for name, part in _parts(judge).items() if name in told.parts}
+    return {name: own.table for name, (own, theirs) in both.items() if own.table == theirs.table}
+
+
+def _wanted(judge: Judge, told: Told, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    """The arrays that `take_up` reads, as they must be."""
+    wanted: dict[str, Shape] = {}
+    parts, tables = _parts(judge), _tables(judge)
+    for name, table in _going(judge, told).items():
+        rows = shapes.get(f"{table}.rows")
+        live = rows.sizes[0] if rows is not None and rows.sizes else 0
+        part = parts[name]
+        for prefix, numbers, key in (
+            (table, tables[table].state(), "rows"),
+            (f"{name}.watch", part.watch.state(0), "watches"),
+        ):
+            for array, value in _named(prefix, numbers).items():
+                sizes = tuple(value.shape)
+                wanted[array] = Shape(value.dtype, (live, *sizes[1:]) if array.endswith(f".{key}") else sizes)
+        if part.told.identity == told.parts[name].identity:
+            for array, tensor in part.scorer.state().items():
+                sizes = tuple(tensor.shape)
+                wanted[f"{name}.{array}"] = Shape(tensor.dtype, (live, *sizes[1:]) if _has_slots(tensor, part.table) else sizes)
+    return wanted
+
+
+def _take_table(name: str, table: Conversations, numbers: Numbers, now_us: int | None) -> list[str]:
+    """Let a table go on; returns the lines about it."""
+    lines, before = [], len(numbers["rows"])
+    table.restore(numbers)
+    if table.live < before:
+        lines.append(f"{before - table.live} of {before} {name} are forgotten: conversations.table is {table.capacity} now")
+    if now_us is not None and (ahead := table.not_after(now_us)):
+        lines.append(f"{ahead} {name} were last heard of in what is the future now: the clock was set back")
+    return lines
+
+
+def _state(name: str, part: _Part, memory: Memory, slots: NDArray[np.int64]) -> dict[str, Tensor]:
+    """What the scorer's `restore` takes: arrays for all its slots, the first of which are those kept."""
+    whole: dict[str, Tensor] = {}
+    for array, tensor in part.scorer.state().items():
+        found = memory.arrays[f"{name}.{array}"]
+        if _has_slots(tensor, part.table):
+            full = tensor.detach().to("cpu", copy=True)
+            full[: len(slots)] = found if len(slots) == len(found) else found[torch.from_numpy(slots)]
+            found = full
+        whole[array] = found
+    return whole
+
+
+def _unkept(own: PartTold, theirs: PartTold | None, *, going: bool) -> list[str]:
+    """Lines about what a model could not take up."""
+    if theirs is None:
+        return [f"{own.model} begins without memory: no such model ran before"]
+    if not going:
+        return [f"{own.model} begins without memory: {theirs.model} remembered {theirs.table}, it reads {own.table}"]
+    if own.identity != theirs.identity:
+        return [
+            f"{own.model} goes on with the {own.table} and quiet times of {theirs.model}; what it reads of them begins anew"
+        ]
+    return []
+
+
+def _has_slots(tensor: Tensor, table: Conversations) -> bool:
+    """Whether an array has a row for each slot; the others are of the model as a whole."""
+    return tensor.ndim > 0 and len(tensor) == table.capacity
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """A copy in main memory. numpy asks for large pages, which makes the first touch of 100 MB several times faster."""
+    own = torch.from_numpy(np.empty(tensor.numel() * tensor.element_size(), np.uint8))
+    return own.view(tensor.dtype).view(tensor.shape).copy_(tensor.detach())
+
+
+def _named(prefix: str, numbers: Mapping[str, NDArray[np.generic]]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": torch.from_numpy(value) for name, value in numbers.items()}
+
+
+def _numbers(memory: Memory, prefix: str) -> Numbers:
+    """The arrays whose names begin so, without it."""
+    found = {name: array for name, array in memory.arrays.items() if name.startswith(f"{prefix}.")}
+    return {name.removeprefix(f"{prefix}."): array.numpy() for name, array in found.items()}
+
+
+def _spelled(shape: Shape | None) -> str:
+    return "missing" if shape is None else f"{shape.dtype} {list(shape.sizes)}".removeprefix("torch.")
