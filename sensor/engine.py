@@ -22,7 +22,6 @@ from sensor.assembly import Assembly
 from sensor.config import Settings
 from sensor.conversations import Conversations
 from sensor.detect import Detector
-from sensor.detect_ignore import Ignored
 from sensor.engine_flows import FlowJudge
 from sensor.engine_state import remembered, take_up
 from sensor.schema import Alert, FlowBatch, FrameBlock
@@ -68,8 +67,8 @@ class Judge:
             max_p=settings.detect.max_p,
             least_p=bundle.calibration.least_p,
         )
-        self.ignored = Ignored()
-        """What never alerts: nothing, until someone who may open files puts a list here."""
+        self.rows: list[int] = []
+        """Rows of the batch judged last that alerted, one for each alert."""
         self._words = 0
         self._gone: Counter[str] = Counter()
 
@@ -80,12 +79,14 @@ class Judge:
         scored = self.scorer.score(words, turns.slots, turns.restart, turns.hour, explain_p=self.detector.ceiling)
         self._words += len(words)
         alerts = self.detector.decide(batch.flows, words, turns, scored, batch.uids)
+        self.rows = self.detector.rows
         if self.flows is None:
-            return self.ignored.keep(alerts)
+            return alerts
         more = self.flows.judge(batch, turns)
         rows = [*self.detector.rows, *self.flows.detector.rows]
         in_order = sorted(zip(rows, [*alerts, *more], strict=True), key=lambda found: found[0])
-        return self.ignored.keep([alert for _, alert in in_order])
+        self.rows = [row for row, _ in in_order]
+        return [alert for _, alert in in_order]
 
     def counters(self) -> dict[str, int]:
         """What was counted so far, by the names of `sensor.metrics`."""
@@ -100,7 +101,6 @@ class Judge:
             "words_scored": self._words,
             "words_shed": self.scorer.shed,
             **counted,
-            **self.ignored.counters(),
         }
 
     def adopt(self, old: Judge) -> list[str]:
@@ -120,7 +120,7 @@ class Judge:
         words = {"scored": self._words, "shed": self.scorer.shed}
         words |= {"alerts": self.detector.alerts, "unexplained": self.detector.unexplained}
         flows = {} if self.flows is None else {"flows": self.flows.tallies()}
-        return {"words": words, **flows, "ignored": {"alerts": self.ignored.count}, "gone": dict(self._gone)}
+        return {"words": words, **flows, "gone": dict(self._gone)}
 
     def count_on(self, tallies: Mapping[str, Mapping[str, int]], gone: Iterable[Mapping[str, int]]) -> None:
         """Go on counting from another Judge's `tallies`; `gone` are the counters of its parts that are not in this one."""
@@ -130,7 +130,6 @@ class Judge:
         self.scorer.shed += words["shed"]
         self.detector.alerts += words["alerts"]
         self.detector.unexplained += words["unexplained"]
-        self.ignored.count += counted.get("ignored", Counter())["alerts"]
         if self.flows is not None:
             self.flows.count_on(counted.get("flows", Counter()))
         for counters in (counted.get("gone", Counter()), *gone):
