@@ -17,6 +17,14 @@ from sensor.decode import SKIPS, Decoder
 from sensor.flows import FlowTable, copy_rows
 from sensor.schema import END_FULL, ENDS, FLOW, FlowBatch, FrameBlock
 
+LATER = {
+    "decode": ("tunnels", "fragments", "payload"),
+    "flows": ("table", "close"),
+    "statistics": ("rules",),
+    "model": ("batch_flows",),
+}
+"""Sections and keys that an Assembly is made with for good."""
+
 
 class Assembly:
     """From frames, or the flows of a log, to batches of `model.batch_flows` ended flows, in the order in which they ended.
@@ -25,7 +33,7 @@ class Assembly:
     """
 
     def __init__(self, settings: Settings, *, expiry: bool = True) -> None:
-        settings = settings.applied()
+        self._settings = settings = settings.applied()
         flows = settings.flows
         self.decoder = Decoder(
             tunnels=settings.decode.tunnels, fragments=settings.decode.fragments, payload=settings.decode.payload
@@ -65,6 +73,21 @@ class Assembly:
         while len(flows := self.table.drain()):
             yield from self._gather(flows)
         yield from self._rest()
+
+    def adjust(self, settings: Settings) -> list[str]:
+        """Take over what can change while flows live, their time-outs; returns the other settings here that have changed.
+
+        Called between two blocks, by the thread that feeds. What is returned is memory that was laid out, or rules that a
+        flow must keep from its first packet to its last: it takes effect at the next start.
+        """
+        settings, old = settings.applied(), self._settings
+        flows = settings.flows
+        self.table.limit(idle_s=flows.idle_s, closed_s=flows.closed_s, attempt_s=flows.attempt_s, active_s=flows.active_s)
+        later = []
+        for section, keys in LATER.items():
+            before, after = getattr(old, section), getattr(settings, section)
+            later += [f"{section}.{key}" for key in keys if getattr(before, key) != getattr(after, key)]
+        return later
 
     def counters(self) -> dict[str, int]:
         """What was counted so far, by the names of `sensor.metrics`."""

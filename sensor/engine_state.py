@@ -106,8 +106,8 @@ def remembered(judge: Judge) -> Memory:
     return Memory(told, arrays)
 
 
-def check(judge: Judge, told: Told, shapes: Mapping[str, Shape], *, same_model: bool) -> None:
-    """See that `take_up` would take a memory of arrays of these shapes. Raises DoesNotFit.
+def check(judge: Judge, told: Told, shapes: Mapping[str, Shape], *, same_model: bool) -> list[str]:
+    """See that `take_up` would take a memory of arrays of these shapes; returns those that it reads. Raises DoesNotFit.
 
     With `same_model`, the memory of another word model does not fit either.
     """
@@ -119,11 +119,13 @@ def check(judge: Judge, told: Told, shapes: Mapping[str, Shape], *, same_model: 
     own = _parts(judge)["words"].told
     if same_model and words.identity != own.identity:
         raise DoesNotFit(f"it is of the model {words.model}, and means nothing to this one, {own.model}")
-    for name, wanted in _wanted(judge, told, shapes).items():
+    wanted = _wanted(judge, told, shapes)
+    for name, shape in wanted.items():
         found = shapes.get(name)
-        floats = found is not None and found.dtype.is_floating_point and wanted.dtype.is_floating_point
-        if found is None or found.sizes != wanted.sizes or not (floats or found.dtype == wanted.dtype):
-            raise DoesNotFit(f"{name} is {_spelled(found)}, wanted is {_spelled(wanted)}")
+        floats = found is not None and found.dtype.is_floating_point and shape.dtype.is_floating_point
+        if found is None or found.sizes != shape.sizes or not (floats or found.dtype == shape.dtype):
+            raise DoesNotFit(f"{name} is {_spelled(found)}, wanted is {_spelled(shape)}")
+    return list(wanted)
 
 
 def take_up(judge: Judge, memory: Memory, *, same_model: bool = False, now_us: int | None = None) -> list[str]:

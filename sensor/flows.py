@@ -41,6 +41,11 @@ def copied(rows: NDArray[np.void]) -> NDArray[np.void]:
     return own
 
 
+def _limits_us(idle_s: float, closed_s: float, attempt_s: float, active_s: float) -> list[int]:
+    """Time-outs in the order of the kernel's table of limits, which is that of its queues."""
+    return [round(s * 1e6) for s in (idle_s, closed_s, attempt_s, active_s)]
+
+
 class FlowTable:
     """Bidirectional flows by the rules of the repaired CICFlowMeter, with the time-outs that a sensor needs.
 
@@ -64,7 +69,7 @@ class FlowTable:
         seed: int | None = None,
     ) -> None:
         self.ended: NDArray[np.int64] = np.zeros(len(ENDS), np.int64)
-        limits = [round(s * 1e6) for s in (idle_s, closed_s, attempt_s, active_s)]
+        limits = _limits_us(idle_s, closed_s, attempt_s, active_s)
         places = 1 << (2 * flows - 1).bit_length()
         before = np.zeros(flows + 3, np.int32)
         before[flows:] = np.arange(flows, flows + 3)
@@ -89,6 +94,13 @@ class FlowTable:
             blank=blank,
         )
         self._out = np.zeros(OUT_ROWS, FLOW)
+
+    def limit(self, *, idle_s: float, closed_s: float, attempt_s: float, active_s: float) -> None:
+        """Change the time-outs, for flows that live already, too. What is due by a shorter one ends with the next packet."""
+        limits = _limits_us(idle_s, closed_s, attempt_s, active_s)
+        if self._table.limits[: len(limits)].tolist() != limits:
+            self._table.limits[: len(limits)] = limits
+            self._table.state[kernel.DUE_US] = -kernel.NEVER  # unknown: look at the queues' heads at once
 
     @property
     def live(self) -> int:
