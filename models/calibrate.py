@@ -9,7 +9,7 @@ say little of a tail far beyond them, and on other networks than the sample's it
 an alert is never rarer than `least_p`, an order of magnitude beyond the sample. The Pareto's shape is kept between 0 and 0.5:
 never a hard end, beyond which everything would have p = 0, and never a tail without a variance.
 
-`train` writes the result into the manifest, `resident` turns verdicts into p-values with it.
+`train` writes the result into the manifest; the scorers turn verdicts into p-values with it, on a device by its `Tail`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 Floats = NDArray[np.float64]
 
@@ -31,6 +33,8 @@ BEYOND = 10
 """Times that a p-value may be smaller than the sample's own least and still be told."""
 DIGITS = 5
 """Decimals of a verdict in the manifest; the sample is rounded first, so that what is written is what was fitted."""
+EXPONENTIAL = 1e-6
+"""Shapes up to here count as 0: the exponential, where the Pareto's formula would divide by nothing."""
 BEYOND_ALL = 1e9
 """A threshold that no verdict reaches and that JSON can hold, unlike infinity."""
 KEPT = 512
@@ -69,15 +73,16 @@ class Calibration:
         above = np.append(self.at_least, 0.0)[place]
         empirical = (1 + above) / (self.n + 1)
         beyond = np.maximum(seen - self.threshold, 0.0)
-        start = (1 + self._beyond()) / (self.n + 1)
+        start = self.beyond / (self.n + 1)
         # log1p keeps small shapes exact; a shape of 0 is the exponential
-        decay = np.log1p(self.shape * beyond / self.scale) / self.shape if self.shape > 1e-6 else beyond / self.scale
+        decay = np.log1p(self.shape * beyond / self.scale) / self.shape if self.shape > EXPONENTIAL else beyond / self.scale
         return np.where(seen > self.threshold, np.minimum(start, start * np.exp(-decay)), np.maximum(empirical, start))
 
-    def _beyond(self) -> float:
-        """How many of the sample are beyond the threshold."""
+    @property
+    def beyond(self) -> float:
+        """One more than how many of the sample are beyond the threshold."""
         place = int(np.searchsorted(self.verdicts, self.threshold, side="right"))
-        return float(np.append(self.at_least, 0.0)[place])
+        return 1 + float(np.append(self.at_least, 0.0)[place])
 
     def to_json(self) -> dict[str, object]:
         """What the manifest carries."""
@@ -90,6 +95,26 @@ class Calibration:
             "scale": round(self.scale, 6),
             "conversation_hours_per_day": round(self.per_day, 3),
         }
+
+
+class Tail:
+    """A calibration as tensors on `device`: `p_value` is that of the calibration, without asking the host anything."""
+
+    def __init__(self, calibration: Calibration, device: torch.device) -> None:
+        self._tail = calibration
+        self._verdicts = torch.from_numpy(calibration.verdicts).to(device)
+        self._empirical = torch.from_numpy((1 + np.append(calibration.at_least, 0.0)) / (calibration.n + 1)).to(device)
+        self._start = calibration.beyond / (calibration.n + 1)
+
+    def p_value(self, verdicts: Tensor) -> Tensor:
+        """Share of benign conversation-hours at least as high: (N,) float64, as `Calibration.p_value`."""
+        tail = self._tail
+        seen = verdicts.to(torch.float64).nan_to_num(nan=-torch.inf)
+        empirical = self._empirical.index_select(0, torch.searchsorted(self._verdicts, seen))
+        excess = (seen - tail.threshold).clamp(min=0.0) / tail.scale
+        decay = torch.log1p(tail.shape * excess) / tail.shape if tail.shape > EXPONENTIAL else excess
+        pareto = (self._start * torch.exp(-decay)).clamp(max=self._start)
+        return torch.where(seen > tail.threshold, pareto, empirical.clamp(min=self._start))
 
 
 def unknown() -> Calibration:

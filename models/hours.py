@@ -4,7 +4,8 @@ A batch brings rows of many conversations, several of one, and hours may turn in
 evidence of its own conversation and hour up to and including itself, as if rows came one at a time. The rows are sorted
 by conversation, cut into runs of one conversation and hour, and accumulated run by run without a loop: a cumulative sum
 from which the run's start is subtracted, and a cumulative maximum over values lifted by more than their ceiling from run
-to run. `resident` feeds it and weighs the result.
+to run. `Hours` finds the runs on the host; `SortedHours` does the same on batches that a device sorted (`groups`). The word
+model's two roads feed them, and `weighing` weighs the result.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.groups import Groups, first_alike
 from models.verdict import CEILING
 
 LIFT = 2 * CEILING
@@ -130,3 +132,55 @@ def _since(values: Tensor, run: Tensor, first: Tensor, held: Tensor) -> Tensor:
     total = torch.cumsum(values, dim=0)
     base = total.index_select(0, first) - values.index_select(0, first) - held
     return total - base.index_select(0, run)
+
+
+class SortedHours:
+    """`Hours` for batches of fixed size that are sorted on the device: no shape depends on what is in them.
+
+    The slot past the last is spare: it belongs to the rows that pad a batch, and whatever belongs nowhere is written there.
+    """
+
+    def __init__(self, slots: int, partial: NDArray[np.bool_], device: torch.device) -> None:
+        columns = len(partial)
+        self._slots = slots
+        self._hour = torch.full((slots + 1,), -1, dtype=torch.int64, device=device)
+        self._largest, self._sum = (torch.zeros(slots + 1, columns, dtype=torch.float64, device=device) for _ in range(2))
+        self._count = torch.zeros(slots + 1, 2, dtype=torch.float64, device=device)
+        self._partial = torch.from_numpy(partial).to(device)[:, None]
+
+    def add(self, groups: Groups, restart: Tensor, hour: Tensor, evidence: Tensor, heard: Tensor) -> SoFar:
+        """Accumulate (B, E) evidence, all in sorted order; `heard` as for `Hours`. The result is in sorted order too.
+
+        Evidence lies by column in here: a device sums up along rows that lie together, but crawls along columns.
+        """
+        turns = groups.begins | restart | (hour != hour.roll(1))
+        run = torch.cumsum(turns, 0)
+        first = first_alike(run)
+        held_on = (groups.start == first) & (self._hour.index_select(0, groups.slots) == hour)
+        goes_on = held_on & ~restart.index_select(0, first)
+        present = torch.where(self._partial, heard, True)
+        values = evidence.to(torch.float64).T * present
+        counts = torch.stack([torch.ones_like(heard), heard]).to(torch.float64)
+        held = [kept.index_select(0, groups.slots).T * goes_on for kept in (self._sum, self._count, self._largest)]
+        both = torch.cat([values, counts])
+        total = torch.cumsum(both, dim=1)
+        since = total - (total - both).index_select(1, first) + torch.cat(held[:2])
+        sums, counted = since[: len(values)], since[len(values) :]
+        lift = run * LIFT
+        largest = torch.maximum(torch.cummax(values + lift, dim=1).values - lift, held[2])
+        to = groups.last_to(self._slots)
+        self._hour.index_copy_(0, to, hour)
+        for kept, now in ((self._sum, sums), (self._count, counted), (self._largest, largest)):
+            kept.index_copy_(0, to, now.T)
+        mean = sums / torch.where(self._partial, counted[1], counted[0]).clamp(min=1.0)
+        return SoFar(largest.T, mean.T)
+
+    def state(self) -> dict[str, Tensor]:
+        """What `Hours.state` gives."""
+        kept = {"hour": self._hour, "largest": self._largest, "sum": self._sum, "count": self._count}
+        return {name: tensor[: self._slots] for name, tensor in kept.items()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from `state()` of an accumulator of the same size, of either kind; RuntimeError when the sizes differ."""
+        for name, kept in self.state().items():
+            kept.copy_(state[name])

@@ -3,7 +3,10 @@
 A batch holds several flows of one conversation, and an LSTM must read them one after the other; flows of different
 conversations need not wait for each other. Sorted by rank within the conversation, and the conversations by how many
 flows they bring, round r is the first so many rows of round r - 1: the states live in one block for the whole batch and
-every round works on its top, without gathering anything. `resident` walks the rounds; the plan is plain numpy.
+every round works on its top, without gathering anything. `resident_host` walks the rounds.
+
+`plan` is plain numpy and takes as many rounds as the batch needs. `Rounds` is its form for a device, where shapes are fixed: of
+B rows, at most B // (r + 1) conversations can have an r-th flow, counted from 0, so that 64 rounds are 4.7 B steps at most.
 
 A flood of one pair would mean as many rounds as it has flows. Beyond `rounds` flows of one conversation the plan takes an
 even sample of them, in order and with the last one, and leaves the rest out.
@@ -11,10 +14,15 @@ even sample of them, in order and with the last one, and leaves the rest out.
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
+from models.groups import Groups
 
 
 class Plan(NamedTuple):
@@ -82,3 +90,54 @@ def _sample(
     leads[:1] = True
     before[leads] = (seen - fresh)[starts]
     return kept, seen[at] > before
+
+
+class Steps(NamedTuple):
+    """How to step B sorted rows in T = sum of widths steps; a step that no row needs steps any row, and nobody reads it."""
+
+    heads: Tensor
+    """(B,) sorted place of the first row of the conversation in each column; columns beyond the last hold any place."""
+    rows: Tensor
+    """(T,) sorted place of the row that is stepped."""
+    keep: Tensor
+    """(T, 1) 0.0 where the state is zeroed before, 1.0 elsewhere."""
+    at: Tensor
+    """(B,) the step of each sorted row; that of the next row stepped where it is shed."""
+    kept: Tensor
+    """(B,) whether the row is stepped."""
+
+
+class Rounds:
+    """The steps of any batch of `rows` rows, at most `rounds` for each conversation, on `device`."""
+
+    def __init__(self, rows: int, rounds: int, device: torch.device) -> None:
+        self.most = min(rounds, rows)
+        widths = [rows // (number + 1) for number in range(self.most)]
+        firsts = np.cumsum([0, *widths])
+        self.cuts = [slice(int(first), int(stop)) for first, stop in itertools.pairwise(firsts)]
+        """The steps of each round; its columns are the first ones."""
+        self._first = torch.from_numpy(firsts[:-1]).to(device)
+        self._round = torch.from_numpy(np.repeat(np.arange(self.most), widths)).to(device)
+        self._column = torch.from_numpy(np.concatenate([np.arange(width) for width in widths])).to(device)
+
+    def lay(self, groups: Groups, restart: Tensor) -> Steps:
+        """Lay out a batch with its sorted restarts (B,): the rows that `plan` takes, each after the same restarts."""
+        size = groups.stop - groups.start
+        take = size.clamp(max=self.most)
+        rank = groups.place - groups.start
+        before = rank * take // size  # rows of the conversation that are stepped before this one
+        kept = (rank + 1) * take // size > before
+        heads = torch.sort(torch.where(rank == 0, take, 0), descending=True, stable=True).indices
+        column = torch.empty_like(heads).index_copy_(0, heads, groups.place)
+        at = self._first.index_select(0, before) + column.index_select(0, groups.start)
+        head = heads.index_select(0, self._column)
+        size, take = size.index_select(0, head), take.index_select(0, head)
+
+        def since(number: Tensor) -> Tensor:
+            """The place after the conversation's first so many rows that are stepped."""
+            return (head + (number * size + take - 1) // take).clamp(max=len(heads))
+
+        seen = torch.nn.functional.pad(torch.cumsum(restart, 0), (1, 0))
+        stop = since(self._round + 1)
+        again = seen.index_select(0, stop) > seen.index_select(0, since(self._round))
+        return Steps(heads, stop - 1, (~again).to(torch.float32)[:, None], at, kept)

@@ -3,7 +3,8 @@
 A sequence is whatever owns a slot: a conversation, or a source host. `lay_out` turns a batch of rows with their slots into
 windows of row numbers; training calls it once for a whole data set. `Windows` keeps the last n - 1 rows of every slot on the
 device between batches: a batch takes one gather of the slots that it touches, and one scatter of what they hold
-afterwards. Cutting the same flows into other batches changes nothing.
+afterwards. Cutting the same flows into other batches changes nothing. `SortedWindows` does the same for batches of fixed size,
+all of it on the device.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from models.groups import Groups, first_alike
 
 Ints = NDArray[np.int64]
 
@@ -108,3 +111,51 @@ class Windows:
         """Go on from a `state()` of the same sizes; RuntimeError when they differ."""
         self._held.copy_(state["windows"])
         torch.from_numpy(self._count).copy_(state["windows_count"])
+
+
+class SortedWindows:
+    """`Windows` for batches of fixed size that are sorted on the device: no shape depends on what is in them.
+
+    The slot past the last is spare: it belongs to the rows that pad a batch, and whatever belongs nowhere is written there.
+    """
+
+    def __init__(self, slots: int, flows: int, columns: int, device: torch.device) -> None:
+        self._slots, self._before = slots, flows - 1
+        self._held = torch.full((slots + 1, flows - 1, columns), torch.nan, device=device)
+        self._count = torch.zeros(slots + 1, dtype=torch.int16, device=device)
+
+    def push(self, groups: Groups, rows: Tensor, restart: Tensor) -> tuple[Tensor, Tensor]:
+        """Take (B, F) rows in sorted order; gives the buffer (B * n, F) and their windows (B, n), -1 where there is no flow.
+
+        The buffer holds what B slots held, those beyond the slots of the batch any slot's, and then the rows.
+        """
+        before, count = self._before, len(rows)
+        group = torch.cumsum(groups.begins, 0) - 1
+        leads = torch.searchsorted(group, groups.place).clamp(max=count - 1)
+        held = self._held.index_select(0, groups.slots.index_select(0, leads))
+        buffer = torch.cat([held.flatten(0, 1), rows])
+        fresh = torch.cumsum(restart, 0)
+        again = torch.where(fresh > 0, first_alike(fresh), -1)  # where a sequence last began afresh, of whatever slot
+        rank = groups.place - groups.start
+        begun = torch.where(
+            again >= groups.start, again - groups.start, -self._count.index_select(0, groups.slots).to(torch.int64)
+        )
+        reach = rank[:, None] + torch.arange(-before, 1, device=rows.device)  # counted from the slot's first row of the batch
+        places = torch.where(
+            reach >= 0, groups.start[:, None] + reach + count * before, group[:, None] * before + before + reach
+        )
+        windows = torch.where(reach >= begun[:, None], places, -1)
+        to = groups.last_to(self._slots)
+        left = buffer.index_select(0, places[:, 1:].flatten()).view(count, before, -1)
+        self._held.index_copy_(0, to, left)
+        self._count.index_copy_(0, to, (rank - begun + 1).clamp(max=before).to(torch.int16))
+        return buffer, windows
+
+    def state(self) -> dict[str, Tensor]:
+        """What `Windows.state` gives."""
+        return {"windows": self._held[: self._slots], "windows_count": self._count[: self._slots]}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from a `state()` of the same sizes, of either kind; RuntimeError when they differ."""
+        for name, kept in self.state().items():
+            kept.copy_(state[name])
