@@ -62,11 +62,14 @@ class ConnLogSource(FinishedSource):
     `paths` are files and folders; every conn.log found is read, the files in the order of their first record's end, each
     sorted and overlapping ones merged (see `finished`). Iterating yields FlowBatch with `uids`, and with `labels` and
     `details` where a log has them. NotAConnLog is raised here for a named file that is none, or when nothing is left.
+    `as_written` leaves the lines of a file in their order, and hands over one file after the other: netseq's own record is
+    in the order in which its flows were scored.
     """
 
-    def __init__(self, paths: Paths, *, block_flows: int = 8192) -> None:
+    def __init__(self, paths: Paths, *, block_flows: int = 8192, as_written: bool = False) -> None:
         self.connections = 0
         """Connections read so far."""
+        self._timed = not as_written
         super().__init__(paths, block_flows, NotAConnLog, "conn.log")
 
     def _file(self, path: Path) -> Finished:
@@ -83,7 +86,7 @@ class ConnLogSource(FinishedSource):
         conns = np.concatenate([part.conns for part in parts])
         self.connections += len(conns)
         uids = np.concatenate([part.uids for part in parts if part.uids is not None])
-        return in_order(Finished(conns, uids))
+        return in_order(Finished(conns, uids, timed=self._timed))
 
     def _begins(self, path: Path) -> float:
         """When the first connection of a conn.log ended, to put files in order; NotAConnLog for a file that is none."""
