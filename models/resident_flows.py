@@ -6,11 +6,14 @@ spread over the slots, so a flood of one pair costs no more than other traffic. 
 verdict is at least as high. What an alert needs beyond that (the attention, and how far each statistic stands from the
 middle) is fetched for the few rows that can alert.
 
-How the flows are cut into batches does not change what comes out, save for float noise.
+As for words, there are two roads: on a processor the host lays the windows out, in arrays as long as the batch needs; on CUDA
+the device does, in one captured step of fixed shapes (`lanes`). Neither the road nor how the flows are cut into batches changes
+what comes out, save for float noise.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,14 +21,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.calibrate import Tail
+from models.groups import group
+from models.lanes import Batch, Laid, Lanes, cuts, fitting, pack, unpack
+from models.multiflow import Laid as LaidModel
 from models.multiflow import lay
 from models.multiflow_checkpoint import FlowBundle
 from models.scale import scaled
-from models.windows import Windows
+from models.windows import SortedWindows, Windows
 
-PIECE, CUDA_PIECE = 2048, 1 << 16
-"""Rows judged at once. On a processor, the states of all steps of a piece are 21 MB at 256 units; a CUDA device is busy with
-many more, and memory for them it has."""
+PIECE = 2048
+"""Rows judged at once on the host's road: on a processor, the states of all steps of a piece are 21 MB at 256 units."""
+ROWS, CUDA_ROWS = (256, 2048), (2048, 16_384)
+"""Sizes that a batch is padded to on the device's road, and the most rows judged at once. At 16,384 rows of 92 columns a CUDA
+device is busy, and what it reads of them, with all that their sequences held before, takes 0.7 GB."""
 
 
 class FlowScored(NamedTuple):
@@ -47,10 +56,35 @@ class FlowScored(NamedTuple):
     """(K, F) the same on the model's scale: usual spreads from the median, 0 where unknown."""
 
 
+class Arrived(NamedTuple):
+    """A batch of B flows as `FlowScorer.score` takes them."""
+
+    rows: NDArray[np.float32]
+    """(B, F)."""
+    slots: NDArray[np.int32]
+    restart: NDArray[np.bool_]
+
+    def cut(self, part: slice) -> Arrived:
+        """Some of the flows."""
+        return Arrived._make(column[part] for column in self)
+
+
+class Kept(NamedTuple):
+    """What stays on the device of a batch of B flows, for the few that are asked about."""
+
+    buffer: Tensor
+    """(R, F) statistics."""
+    windows: Tensor
+    """(B, n) places in the buffer."""
+    attention: Tensor
+    """(B, n)."""
+
+
 class FlowScorer:
     """Scores batches for `slots` sequences with a loaded model.
 
     `device` None takes CUDA when there is one. `dtype` is that of the matrices: bfloat16 is faster where the processor has it.
+    `planned_there` chooses the road; None takes the device's own on CUDA.
     """
 
     def __init__(
@@ -60,14 +94,14 @@ class FlowScorer:
         slots: int,
         device: torch.device | None = None,
         dtype: torch.dtype = torch.float32,
+        planned_there: bool | None = None,
     ) -> None:
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.bundle = bundle
-        self._rows = PIECE if self.device.type == "cpu" else CUDA_PIECE
-        manifest = bundle.manifest
-        self._laid = lay(bundle.model, self.device, dtype)
-        self._complete = True  # no flow so far had an unknown statistic: half of the reading is saved
-        self._windows = Windows(slots, manifest.flows, len(manifest.columns), self.device)
+        if planned_there is None:
+            planned_there = self.device.type == "cuda"
+        laid = lay(bundle.model, self.device, dtype)
+        self._road = (DeviceRoad if planned_there else HostRoad)(bundle, laid, slots, self.device)
 
     def score(
         self, rows: NDArray[np.float32], slots: NDArray[np.int32], restart: NDArray[np.bool_], *, explain_p: float
@@ -76,45 +110,137 @@ class FlowScorer:
 
         `slots` (B,) and `restart` (B,) are of the sequences that the manifest names (pairs or source hosts).
         """
-        pieces = [
-            self._piece(rows[cut], slots[cut], restart[cut], explain_p)
-            for cut in (slice(start, start + self._rows) for start in range(0, max(len(rows), 1), self._rows))
-        ]
-        if len(pieces) == 1:
-            return pieces[0]
-        moved = [piece._replace(explained=piece.explained + number * self._rows) for number, piece in enumerate(pieces)]
-        return FlowScored(*(np.concatenate(arrays) for arrays in zip(*moved, strict=True)))
-
-    @torch.inference_mode()
-    def _piece(
-        self, rows: NDArray[np.float32], slots: NDArray[np.int32], restart: NDArray[np.bool_], explain_p: float
-    ) -> FlowScored:
-        """Score the rows of one piece."""
-        there = torch.from_numpy(np.ascontiguousarray(rows)).to(self.device, non_blocking=True)
-        buffer, windows = self._windows.push(there, slots, restart)
-        self._complete = self._complete and not np.isnan(rows).any()
-        judged = self._laid.judge(self._laid.read(buffer, complete=self._complete), windows)
-        logits = judged.logits / self.bundle.manifest.temperature
-        verdict = (torch.logsumexp(logits[:, 1:], dim=1) - logits[:, 0]).cpu().numpy()
-        p_value = self.bundle.calibration.p_value(verdict)
-        explained = np.flatnonzero(p_value <= explain_p)
-        which = torch.from_numpy(explained).to(self.device)
-        attention = judged.attention.index_select(0, which)
-        attended = buffer.index_select(0, windows.index_select(0, which).gather(1, _heaviest(attention))[:, 0])
-        distance, _ = scaled(attended, self._laid.centre, self._laid.spread)
-        told = (attention, attended, distance)
-        return FlowScored(
-            torch.softmax(logits, dim=1).cpu().numpy(), verdict, p_value, explained, *(one.cpu().numpy() for one in told)
-        )
+        return _join([*self._road.score(Arrived(rows, slots, restart), explain_p)])
 
     def state(self) -> dict[str, Tensor]:
-        """All that must be kept to go on later."""
-        return {"complete": torch.tensor(self._complete), **self._windows.state()}
+        """All that must be kept to go on later. Both roads take it up."""
+        return self._road.state()
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from the `state()` of a scorer with the same model and as many slots; RuntimeError when sizes differ."""
+        self._road.restore(state)
+
+
+class HostRoad:
+    """The windows of `slots` sequences on `device`, laid out by the host."""
+
+    def __init__(self, bundle: FlowBundle, laid: LaidModel, slots: int, device: torch.device) -> None:
+        self._bundle, self._laid, self._device = bundle, laid, device
+        self._complete = True  # no flow so far had an unknown statistic: half of the reading is saved
+        self._windows = Windows(slots, bundle.manifest.flows, len(bundle.manifest.columns), device)
+
+    def score(self, arrived: Arrived, explain_p: float) -> Iterator[FlowScored]:
+        """Score a batch piece by piece."""
+        return (self._piece(arrived.cut(cut), explain_p) for cut in cuts(len(arrived.rows), PIECE))
+
+    @torch.inference_mode()
+    def _piece(self, arrived: Arrived, explain_p: float) -> FlowScored:
+        """Score the rows of one piece."""
+        there = torch.from_numpy(np.ascontiguousarray(arrived.rows)).to(self._device)
+        buffer, windows = self._windows.push(there, arrived.slots, arrived.restart)
+        self._complete = self._complete and not np.isnan(arrived.rows).any()
+        judged = self._laid.judge(self._laid.read(buffer, complete=self._complete), windows)
+        probability, odds = _weighed(judged.logits, self._bundle.manifest.temperature)
+        verdict = odds.cpu().numpy()
+        p_value = self._bundle.calibration.p_value(verdict)
+        explained = np.flatnonzero(p_value <= explain_p)
+        which = torch.from_numpy(explained).to(self._device)
+        told = _told(self._laid, Kept(buffer, windows, judged.attention), which)
+        return FlowScored(probability.cpu().numpy(), verdict, p_value, explained, *told)
+
+    def state(self) -> dict[str, Tensor]:
+        """The windows, and whether all of them are known."""
+        return {"complete": torch.tensor(self._complete), **self._windows.state()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from the `state()` of either road; RuntimeError when sizes differ."""
         self._windows.restore(state)
         self._complete = bool(state["complete"])
+
+
+class DeviceRoad:
+    """The windows of `slots` sequences on `device`, laid out there too. A last slot is spare: that of padding."""
+
+    def __init__(self, bundle: FlowBundle, laid: LaidModel, slots: int, device: torch.device) -> None:
+        self._laid, self._device = laid, device
+        self._temperature, self._classes = bundle.manifest.temperature, len(bundle.manifest.classes)
+        self._tail = Tail(bundle.calibration, device)
+        self._rows = ROWS if device.type == "cpu" else CUDA_ROWS
+        columns, most = len(bundle.manifest.columns), self._rows[-1]
+        self._windows = SortedWindows(slots, bundle.manifest.flows, columns, device)
+        idle = (
+            torch.zeros(most, columns),
+            torch.full((most,), slots, dtype=torch.int32),
+            torch.ones(most, dtype=torch.bool),
+        )
+        self._lanes = Lanes(idle, self.laid, device)
+
+    def score(self, arrived: Arrived, explain_p: float) -> Iterator[FlowScored]:
+        """Score a batch piece by piece; the device is at the next one while a piece is taken."""
+        pieces = [arrived.cut(cut) for cut in cuts(len(arrived.rows), self._rows[-1])]
+        batches = (Batch(Laid(fitting(self._rows, len(piece.rows))), piece) for piece in pieces)
+        for piece, (packed, (kept, place)) in zip(pieces, self._lanes.run(batches), strict=True):
+            yield self._piece(len(piece.rows), packed, kept, place, explain_p)
+
+    def laid(self, _: Laid) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, tuple[Kept, Tensor]]]:
+        """The step for batches of any fixed size: (B, F) statistics, (B,) slots and restarts to packed results.
+
+        What it keeps is in sorted order; beside it lies where each row of the batch is.
+        """
+
+        def step(rows: Tensor, slots: Tensor, restart: Tensor) -> tuple[Tensor, tuple[Kept, Tensor]]:
+            groups = group(slots)
+            rows, restart = (given.index_select(0, groups.order) for given in (rows, restart))
+            buffer, windows = self._windows.push(groups, rows, restart)
+            judged = self._laid.judge(self._laid.read(buffer), windows)
+            probability, verdict = _weighed(judged.logits, self._temperature)
+            packed = pack(groups, self._tail.p_value(verdict), verdict[:, None], probability)
+            return packed, (Kept(buffer, windows, judged.attention), groups.unsorted(groups.place))
+
+        return step
+
+    @torch.inference_mode()
+    def _piece(self, count: int, packed: NDArray[np.float32], kept: Kept, place: Tensor, explain_p: float) -> FlowScored:
+        """What a piece of `count` rows came to."""
+        p_value, (verdict, probability) = unpack(packed, len(place), (1, self._classes))
+        p_value = p_value[:count]
+        explained = np.flatnonzero(p_value <= explain_p)
+        which = place[:0] if not len(explained) else place.index_select(0, torch.from_numpy(explained).to(self._device))
+        return FlowScored(probability[:count], verdict[:count, 0], p_value, explained, *_told(self._laid, kept, which))
+
+    def state(self) -> dict[str, Tensor]:
+        """The windows. Whether all of them are known is not asked here, and so not claimed."""
+        return {"complete": torch.tensor(False), **self._windows.state()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from the `state()` of either road; RuntimeError when sizes differ."""
+        self._windows.restore(state)
+
+
+def _weighed(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Calibrated probabilities (B, C) and verdicts (B,) of logits (B, C)."""
+    cooled = logits / temperature
+    return torch.softmax(cooled, dim=1), torch.logsumexp(cooled[:, 1:], dim=1) - cooled[:, 0]
+
+
+def _told(laid: LaidModel, kept: Kept, which: Tensor) -> tuple[NDArray[np.float32], ...]:
+    """The fields of FlowScored from `attention` on, of some rows; of none, nothing is asked of the device."""
+    if not len(which):
+        return tuple(np.empty((0, wide.shape[1]), np.float32) for wide in (kept.attention, kept.buffer, kept.buffer))
+    attention = kept.attention.index_select(0, which)
+    heaviest = kept.windows.index_select(0, which).gather(1, _heaviest(attention))[:, 0]
+    attended = kept.buffer.index_select(0, heaviest)
+    distance, _ = scaled(attended, laid.centre, laid.spread)
+    return tuple(one.cpu().numpy() for one in (attention, attended, distance))
+
+
+def _join(pieces: Sequence[FlowScored]) -> FlowScored:
+    """The pieces that a batch was cut into as one; there is at least one."""
+    if len(pieces) == 1:
+        return pieces[0]
+    starts = np.cumsum([0, *(len(piece.verdict) for piece in pieces[:-1])])
+    moved = [piece._replace(explained=piece.explained + start) for piece, start in zip(pieces, starts, strict=True)]
+    return FlowScored(*(np.concatenate(arrays) for arrays in zip(*moved, strict=True)))
 
 
 def _heaviest(attention: Tensor) -> Tensor:
