@@ -32,7 +32,7 @@ PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
 TOLD, WINDOW_S = 5, 60.0
 """How often one event is told in how many seconds: enough to see that it goes on, few enough to read."""
-KEYS = ("about", "interface", "sink", "path", "reason")
+KEYS = ("about", "interface", "sink", "path", "file", "reason")
 """Fields that say what an event is about, and so make it another one; all others say how much, or when."""
 DISTINCT, WINDOWS = 32, 1024
 """How many of one event, and how many events, are told apart at a time: a folder of a million broken files is one event."""

@@ -316,7 +316,7 @@ def test_an_answer_survives_a_body_that_nobody_reads(exporter: Exporter) -> None
 def test_what_is_no_request_is_refused(exporter: Exporter, sensor: Sensor, sent: bytes, status: int) -> None:
     begun_s = time.monotonic()
     assert raw(exporter.port, sent).startswith(b"HTTP/1.1 %d " % status)
-    assert time.monotonic() - begun_s < 2
+    assert time.monotonic() - begun_s < 4  # REQUEST_S is 5
     assert sensor.looks == 0
     assert get(exporter.port, "/healthz").status == 200
 
@@ -342,7 +342,7 @@ def test_slow_clients_hold_up_nobody(exporter: Exporter) -> None:
             client.sendall(b"GET /metrics HTTP/1.1\r\n")
         begun_s = time.monotonic()
         assert get(exporter.port, "/healthz").status == 200
-        assert time.monotonic() - begun_s < 2
+        assert time.monotonic() - begun_s < 4  # REQUEST_S is 5
 
 
 def test_a_client_that_sends_a_byte_now_and_then_is_let_go(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
