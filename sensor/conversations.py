@@ -287,17 +287,16 @@ class Conversations:
         )
 
     def state(self) -> dict[str, NDArray[np.generic]]:
-        """Copies of all that must be kept to go on later: "rows" (live, ROW's bytes) uint8 and "counters" (5,) int64.
+        """All that must be kept to go on later: "rows" (capacity, ROW's bytes) uint8, of which `live` count, and "counters".
 
-        The index is not among them: it is made anew, under another secret.
+        To be copied before the next `turn`. The index is not among them: it is made anew, under another secret.
         """
-        rows = self._rows[: self.live].view(np.uint8).reshape(self.live, ROW.itemsize)
-        return {"rows": rows.copy(), "counters": self._counters.copy()}
+        return {"rows": self._rows.view(np.uint8).reshape(self.capacity, ROW.itemsize), "counters": self._counters}
 
     def kept(self, state: Mapping[str, NDArray[np.generic]]) -> NDArray[np.int64]:
-        """(k,) slots of a `state()` that this table has room for, rising: those used last. The i-th one will be slot i.
+        """(k,) slots of a `state()`, cut to its live rows, that this table has room for, rising: those used last.
 
-        Changes nothing. Raises ValueError when the list by use does not lead through every row once.
+        The i-th of them will be slot i. Raises ValueError when the list by use does not lead through every row once.
         """
         return np.sort(_by_use(state)[-self.capacity :])
 

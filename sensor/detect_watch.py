@@ -276,18 +276,18 @@ class Watch:
         self.rows = raised["row"][:found].tolist()
         return raised[:found]
 
-    def state(self, live: int) -> dict[str, NDArray[np.generic]]:
-        """Copies of all that must be kept to go on later, of the first `live` slots, but for the number of alerts.
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """All that must be kept to go on later but the number of alerts, to be copied before the next decision.
 
-        "watches" (live, WATCH's bytes) uint8, "ring" (24,) and "counts" (7,) int64. What was set is not among it.
+        "watches" (capacity, WATCH's bytes) uint8, "ring" (24,) and "counts" (7,) int64. What was set is not among it.
         """
-        watches = self._watches[:live].view(np.uint8).reshape(live, WATCH.itemsize)
-        return {"watches": watches.copy(), "ring": self._ring.copy(), "counts": self._counts.copy()}
+        watches = self._watches.view(np.uint8).reshape(len(self._watches), WATCH.itemsize)
+        return {"watches": watches, "ring": self._ring, "counts": self._counts}
 
     def restore(
         self, state: Mapping[str, NDArray[np.generic]], slots: NDArray[np.int64], *, same_verdicts: bool = True
     ) -> None:
-        """Go on from a `state()`: its (k,) `slots` are the first k now, as `Conversations.kept` names them.
+        """Go on from a `state()`, cut to the slots in use: its (k,) `slots`, which `Conversations.kept` names, come first now.
 
         Without `same_verdicts` another model judges from now on: quiet times stay, every hour's height is reached anew.
         """

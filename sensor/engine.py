@@ -23,7 +23,7 @@ from sensor.config import Settings
 from sensor.conversations import Conversations
 from sensor.detect import Detector
 from sensor.engine_flows import FlowJudge
-from sensor.engine_state import remembered, take_up
+from sensor.engine_state import Room, give_back, remembered, take_up
 from sensor.schema import Alert, FlowBatch, FrameBlock
 from sensor.words import Vocabulary
 
@@ -69,6 +69,8 @@ class Judge:
         )
         self.rows: list[int] = []
         """Rows of the batch judged last that alerted, one for each alert."""
+        self.rooms: list[Room] = []
+        """Memory that waits for a copy of what this remembers."""
         self._words = 0
         self._gone: Counter[str] = Counter()
 
@@ -108,7 +110,11 @@ class Judge:
 
         Settings, models and lists are this one's own. The other one may be thrown away then.
         """
-        return take_up(self, remembered(old))
+        self.rooms = old.rooms
+        memory = remembered(old)
+        lines = take_up(self, memory)
+        give_back(memory)
+        return lines
 
     @cached_property
     def identity(self) -> str:

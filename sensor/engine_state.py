@@ -13,7 +13,7 @@ hands it from one Judge to the next.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -66,11 +66,19 @@ class Shape(NamedTuple):
     sizes: tuple[int, ...]
 
 
+Room = dict[str, NDArray[np.uint8]]
+"""Memory for copies of a Judge's arrays, by their names, for as many slots as there can be."""
+
+
 class Memory(NamedTuple):
-    """All that a Judge remembers, in memory that is nobody else's."""
+    """All that a Judge remembers, in memory that nobody else changes until it is given back."""
 
     told: Told
     arrays: dict[str, Tensor]
+    room: Room
+    """What the arrays lie in."""
+    rooms: list[Room]
+    """Where it goes back to."""
 
 
 class DoesNotFit(Exception):  # noqa: N818  # reads as the sentence it is, like the other refusals
@@ -88,22 +96,34 @@ class _Part(NamedTuple):
 
 def remembered(judge: Judge) -> Memory:
     """Copy what a Judge remembers. Called between batches by whoever calls `judge`; it takes as long as copying memory does."""
-    arrays: dict[str, Tensor] = {}
-    for name, table in _tables(judge).items():
-        arrays |= _named(name, table.state())
-    parts = _parts(judge)
-    for name, part in parts.items():
-        live = part.table.live
-        arrays |= _named(f"{name}.watch", part.watch.state(live))
-        for array, tensor in part.scorer.state().items():
-            arrays[f"{name}.{array}"] = _copied(tensor[:live] if _has_slots(tensor, part.table) else tensor)
+    room = judge.rooms.pop() if judge.rooms else Room()
+    tables = _tables(judge)
+    arrays = {
+        name: _copied(array if table is None else array[: tables[table].live], room, name, array.nbytes)
+        for name, (array, table) in _arrays(judge).items()
+    }
     told = Told(
         layout=layout(),
         vocabulary=judge.vocabulary.to_json(),
-        parts={name: part.told for name, part in parts.items()},
+        parts={name: part.told for name, part in _parts(judge).items()},
         tallies=judge.tallies(),
     )
-    return Memory(told, arrays)
+    return Memory(told, arrays, room, judge.rooms)
+
+
+def make_room(judge: Judge) -> None:
+    """Lay out memory for copies, and touch it: the first touch of 100 MB may take most of a second, which scoring has not."""
+    room = {name: np.empty(array.nbytes, np.uint8) for name, (array, _) in _arrays(judge).items()}
+    for content in room.values():
+        content.fill(0)
+    judge.rooms.append(room)
+
+
+def give_back(memory: Memory) -> None:
+    """Let the next copy have the memory of this one, whose arrays are gone then."""
+    memory.arrays.clear()
+    if not memory.rooms:  # one is enough: copies are made one after the other
+        memory.rooms.append(memory.room)
 
 
 def check(judge: Judge, told: Told, shapes: Mapping[str, Shape], *, same_model: bool) -> list[str]:
@@ -193,25 +213,31 @@ def _going(judge: Judge, told: Told) -> dict[str, str]:
     return {name: own.table for name, (own, theirs) in both.items() if own.table == theirs.table}
 
 
+def _arrays(judge: Judge) -> dict[str, tuple[Tensor, str | None]]:
+    """All arrays as they lie in the Judge; where they have a row for each slot, with the table whose slots these are."""
+    arrays: dict[str, tuple[Tensor, str | None]] = {}
+    for name, table in _tables(judge).items():
+        for array, numbers in table.state().items():
+            arrays[f"{name}.{array}"] = torch.from_numpy(numbers), name if array == "rows" else None
+    for name, part in _parts(judge).items():
+        for array, numbers in part.watch.state().items():
+            arrays[f"{name}.watch.{array}"] = torch.from_numpy(numbers), part.told.table if array == "watches" else None
+        for array, tensor in part.scorer.state().items():
+            arrays[f"{name}.{array}"] = tensor, part.told.table if _has_slots(tensor, part.table) else None
+    return arrays
+
+
 def _wanted(judge: Judge, told: Told, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
     """The arrays that `take_up` reads, as they must be."""
+    going, parts = _going(judge, told), _parts(judge)
+    prefixes = [f"{table}." for table in going.values()] + [f"{name}.watch." for name in going]
+    prefixes += [f"{name}." for name in going if parts[name].told.identity == told.parts[name].identity]
     wanted: dict[str, Shape] = {}
-    parts, tables = _parts(judge), _tables(judge)
-    for name, table in _going(judge, told).items():
-        rows = shapes.get(f"{table}.rows")
-        live = rows.sizes[0] if rows is not None and rows.sizes else 0
-        part = parts[name]
-        for prefix, numbers, key in (
-            (table, tables[table].state(), "rows"),
-            (f"{name}.watch", part.watch.state(0), "watches"),
-        ):
-            for array, value in _named(prefix, numbers).items():
-                sizes = tuple(value.shape)
-                wanted[array] = Shape(value.dtype, (live, *sizes[1:]) if array.endswith(f".{key}") else sizes)
-        if part.told.identity == told.parts[name].identity:
-            for array, tensor in part.scorer.state().items():
-                sizes = tuple(tensor.shape)
-                wanted[f"{name}.{array}"] = Shape(tensor.dtype, (live, *sizes[1:]) if _has_slots(tensor, part.table) else sizes)
+    for name, (array, table) in _arrays(judge).items():
+        if name.startswith(tuple(prefixes)):
+            rows = shapes.get(f"{table}.rows")
+            live = (rows.sizes[0] if rows is not None and rows.sizes else 0,)
+            wanted[name] = Shape(array.dtype, tuple(array.shape) if table is None else (*live, *array.shape[1:]))
     return wanted
 
 
@@ -257,14 +283,16 @@ def _has_slots(tensor: Tensor, table: Conversations) -> bool:
     return tensor.ndim > 0 and len(tensor) == table.capacity
 
 
-def _copied(tensor: Tensor) -> Tensor:
-    """A copy in main memory. numpy asks for large pages, which makes the first touch of 100 MB several times faster."""
-    own = torch.from_numpy(np.empty(tensor.numel() * tensor.element_size(), np.uint8))
-    return own.view(tensor.dtype).view(tensor.shape).copy_(tensor.detach())
+def _copied(array: Tensor, room: Room, name: str, most_bytes: int) -> Tensor:
+    """A copy in main memory: in what `room` has for an array of this name, or in new memory for the most bytes it may have."""
+    if name not in room or len(room[name]) < most_bytes:
+        room[name] = np.empty(most_bytes, np.uint8)
+    return as_tensor(room[name][: array.nbytes], array.dtype, array.shape).copy_(array.detach())
 
 
-def _named(prefix: str, numbers: Mapping[str, NDArray[np.generic]]) -> dict[str, Tensor]:
-    return {f"{prefix}.{name}": torch.from_numpy(value) for name, value in numbers.items()}
+def as_tensor(content: NDArray[np.uint8], dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+    """Take bytes for an array of this type and shape; numpy has no word for all of torch's types, and torch no view of none."""
+    return torch.from_numpy(content).view(dtype).view(tuple(shape)) if len(content) else torch.empty(tuple(shape), dtype=dtype)
 
 
 def _numbers(memory: Memory, prefix: str) -> Numbers:

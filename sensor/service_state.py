@@ -29,7 +29,7 @@ from torch import Tensor
 
 from sensor import __version__
 from sensor.engine import Judge
-from sensor.engine_state import DoesNotFit, Memory, Shape, Told, check, remembered
+from sensor.engine_state import DoesNotFit, Memory, Shape, Told, as_tensor, check, give_back, make_room, remembered
 from sensor.engine_state import take_up as go_on
 
 MAGIC, FORMAT = "netseq-state", 1
@@ -94,7 +94,20 @@ def take(judge: Judge, more: Mapping[str, object]) -> Snapshot:
 
 
 def write(path: Path, snapshot: Snapshot) -> None:
-    """Write a snapshot so that `path` holds the state of before or this one, also after a crash. Raises OSError."""
+    """Write a snapshot, once, so that `path` holds the state of before or this one, also after a crash. Raises OSError.
+
+    The next snapshot takes its memory then.
+    """
+    if not snapshot.memory.arrays:
+        raise ValueError("this snapshot was written before: take another one")
+    try:
+        _write(path, snapshot)
+    finally:
+        give_back(snapshot.memory)
+
+
+def _write(path: Path, snapshot: Snapshot) -> None:
+    """Write the snapshot beside its place, then move it there."""
     arrays = {name: _bytes_of(array) for name, array in snapshot.memory.arrays.items()}
     header = _header(snapshot, {name: len(data) for name, data in arrays.items()})
     beside = path.with_name(path.name + ".new")
@@ -114,9 +127,11 @@ def write(path: Path, snapshot: Snapshot) -> None:
 def take_up(path: Path, judge: Judge, *, tell: Callable[[str], None] = lambda _: None, live: bool = True) -> dict[str, object]:
     """Let a new Judge go on from the state at `path`; returns the `more` that was kept with it.
 
+    To be called whether there is a state or not: it makes room for the snapshots to come, too.
     `tell` gets a line for each thing that could not be kept. Where packets do not carry the present time, as in a folder
     of old captures, `live` is False. Raises FileNotFoundError when there is no state, and StateRefused, with nothing changed.
     """
+    make_room(judge)
     now_us = time.time_ns() // 1000 + AHEAD_US if live else None
     try:
         with open(path, "rb", buffering=0, opener=_without_waiting) as file:
@@ -125,7 +140,7 @@ def take_up(path: Path, judge: Judge, *, tell: Callable[[str], None] = lambda _:
             try:
                 wanted = check(judge, body.told, shapes, same_model=True)
                 arrays = {name: _read(file, body.tensors[name], body.data) for name in wanted}
-                lines = go_on(judge, Memory(body.told, arrays), same_model=True, now_us=now_us)
+                lines = go_on(judge, Memory(body.told, arrays, {}, []), same_model=True, now_us=now_us)
             except DoesNotFit as wrong:
                 raise StateRefused(f"{wrong} (netseq {body.version})", body.more) from None
     except StateRefused as refused:
@@ -269,7 +284,7 @@ def _read(file: BinaryIO, tensor: _Tensor, data: int) -> Tensor:
         if not got:
             raise StateRefused("it was cut short while it was read")
         read += got
-    return torch.from_numpy(content).view(DTYPES[tensor.dtype]).view(tensor.shape)
+    return as_tensor(content, DTYPES[tensor.dtype], tensor.shape)
 
 
 def _exactly(file: BinaryIO, length: int) -> bytes:
@@ -283,4 +298,4 @@ def _exactly(file: BinaryIO, length: int) -> bytes:
 
 def _bytes_of(array: Tensor) -> memoryview:
     """An array's bytes, without a copy."""
-    return array.reshape(-1).view(torch.uint8).numpy().data
+    return array.reshape(-1).view(torch.uint8).numpy().data if array.numel() else memoryview(b"")
