@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sensor import __version__
-from sensor.commands import train_multiflow
+from sensor.commands import train_multiflow, train_site
 from sensor.commands.misuse import Misuse, Parser, check_inputs, check_output, fail
 from sensor.commands.process import DAMAGED, DONE, INTERRUPTED, MISUSE
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # what these import is slow, and is not needed to tell of a m
     from models.checkpoint import Bundle, Manifest
     from models.train import Epoch
     from sensor.commands.datasets import DataSet
+    from sensor.labels import Labels
     from sensor.words import Vocabulary
 
 NAME = "netseq-train"
@@ -63,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.kind == "multiflow":
             return train_multiflow.run(arguments, command)
+        if arguments.kind == "site":
+            return train_site.run(arguments, command)
         check(arguments)
         return train(arguments, command)
     except Misuse as error:
@@ -93,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
     _add_what(words.add_argument_group("what is learned"))
     _add_how(words.add_argument_group("how it is trained"))
     train_multiflow.add_parser(kinds)
+    train_site.add_parser(kinds)
     return build
 
 
@@ -106,6 +110,9 @@ def _add_what(what: argparse._ArgumentGroup) -> None:
         "--from", dest="begin", metavar="DIR", help='train this model further ("DEFAULT": the one that comes along)'
     )
     what.add_argument("--attacks", nargs="+", default=[], metavar="FILE", help="labelled conn.logs to fit the verdict on")
+    what.add_argument(
+        "--labels", nargs="+", default=[], metavar="CSV", help="label files (docs/labels.md) that tell attacks in FILEs"
+    )
     what.add_argument("--licence", default="", help="licence of the data, for the manifest")
 
 
@@ -146,7 +153,7 @@ def check(arguments: argparse.Namespace) -> None:
         raise Misuse(f"--seed {arguments.seed}: give a number from 0 on, below 2^63")
     if "-" in [*arguments.files, *arguments.attacks]:
         raise Misuse("-: training reads its data more than once: give files or folders")
-    check_inputs(NAME, [*arguments.files, *arguments.attacks])
+    check_inputs(NAME, [*arguments.files, *arguments.attacks, *arguments.labels])
     check_output(arguments.output, ["manifest.json", "weights.safetensors"])
 
 
@@ -156,6 +163,7 @@ def train(arguments: argparse.Namespace, command: str) -> int:
 
     from models.checkpoint import ModelDoesNotFit, save  # noqa: PLC0415
     from sensor.kernels import prepare_cache  # noqa: PLC0415
+    from sensor.labels import Labels, LabelsError  # noqa: PLC0415
     from sensor.sources.faults import NotACapture  # noqa: PLC0415
     from sensor.sources.flowcsv import NotAFlowTable  # noqa: PLC0415
     from sensor.sources.zeek import NotAConnLog  # noqa: PLC0415
@@ -164,10 +172,11 @@ def train(arguments: argparse.Namespace, command: str) -> int:
     prepare_cache()
     torch.set_num_threads(arguments.threads)
     try:
+        labels = [Labels.read(path) for path in arguments.labels]
         with Progress(shown=not arguments.quiet and sys.stderr.isatty()) as progress:
-            data = [progress.read(path) for path in arguments.files]
+            data = [labelled(progress.read(path), labels) for path in arguments.files]
             bundle = learn(arguments, command, data, progress)
-    except (NotACapture, NotAConnLog, NotAFlowTable, ModelDoesNotFit, VocabularyDoesNotFit) as error:
+    except (NotACapture, NotAConnLog, NotAFlowTable, LabelsError, ModelDoesNotFit, VocabularyDoesNotFit) as error:
         raise Misuse(str(error)) from error
     try:
         manifest = save(arguments.output, bundle)
@@ -277,6 +286,18 @@ def rows_of(data: DataSet, vocabulary: Vocabulary, *, benign_only: bool) -> Rows
     attack = np.zeros(len(flows), np.bool_) if benign_only else data.attack
     benign = np.ones(len(flows), np.bool_) if benign_only else (data.labels == "") & ~data.unsure
     return Rows(vocabulary.words(flows, turns), turns.slots, turns.restart, turns.hour, attack, benign)
+
+
+def labelled(data: DataSet, labels: Sequence[Labels]) -> DataSet:
+    """The data set with what label files say of its flows; what no line of them matches keeps its own label, or none."""
+    import numpy as np  # noqa: PLC0415
+
+    for one in reversed(labels):  # the first file has the last word
+        found = one.of(data.flows)
+        texts = np.where(found >= 0, np.array(["", *one.names], dtype=np.str_)[found + 1], data.labels)
+        unsure = np.where(found >= 0, np.array([False, *one.unsure])[found + 1], data.unsure)
+        data = data._replace(labels=texts, unsure=unsure)
+    return data
 
 
 def labelled_rows(data: DataSet, vocabulary: Vocabulary, trained: Sequence[str]) -> Rows:
