@@ -7,9 +7,11 @@ tombstones pile up) over rows that form a list from the least to the most recent
 the row of the pair that was silent the longest, exactly, and is counted. One kernel walks a batch once, in row order:
 cutting the same flows into other batches changes nothing.
 
-A conversation starts afresh when a flow begins more than `restart_s` after the latest end among the flows before it. All
-times are the packets' times. The one who began the first flow since then is the conversation's beginner: headings are
-told against it and not against an address, so that what a model learns of one pair holds for any other.
+A conversation starts afresh when a flow begins more than `restart_s` after the latest end among the flows before it, or ends
+more than a day before it, for then the clock was set back: waiting for it to come there again would hold the conversation's
+hour, and with it its alerts, for as long. All times are the packets' times. The one who began the first flow since then is
+the conversation's beginner: headings are told against it and not against an address, so that what a model learns of one
+pair holds for any other.
 
 The engine and the training command call `turn`; `words` reads the result.
 """
@@ -29,6 +31,9 @@ __all__ = ["HOUR_US", "Conversations", "Turns", "as_one_host"]  # Turns: what wo
 
 HOUR_US = 3_600_000_000
 """Verdicts are gathered per conversation and hour of packet time."""
+
+STEP_BACK_US = 24 * HOUR_US
+"""Flows come in the order in which they end. Logs are in disorder by minutes; by more than a day only a clock moves."""
 
 ROW = np.dtype(
     [
@@ -203,7 +208,8 @@ def _walk(
             slot = _seat(rows, index, counters, home, pair)
             fresh = True
         else:
-            fresh = flow["first_us"] - rows[slot]["ended_us"] > restart_us
+            ended_us = rows[slot]["ended_us"]
+            fresh = flow["first_us"] - ended_us > restart_us or ended_us - flow["last_us"] > STEP_BACK_US
             if counters[NEWEST] != slot:
                 _unlink(rows, counters, slot)
                 _append(rows, counters, slot)

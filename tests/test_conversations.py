@@ -15,6 +15,7 @@ from sensor.conversations import HOUR_US, Conversations, Turns
 from sensor.schema import FLOW
 
 SECOND = 1_000_000
+DAY_US = 24 * HOUR_US
 
 
 class Spoken(NamedTuple):
@@ -51,7 +52,7 @@ def naive(spoken: list[Spoken], capacity: int, restart_us: int) -> tuple[list[tu
             table[pair] = {"slot": slot}
         state = table[pair]
         table.move_to_end(pair)
-        restart = "ended" not in state or flow.first_us - state["ended"] > restart_us
+        restart = "ended" not in state or flow.first_us - state["ended"] > restart_us or state["ended"] - last_us > DAY_US
         if restart:
             gap = -1
             state |= {"ended": last_us, "hour": last_us // HOUR_US, "beginner": flow.src, "began": flow.first_us}
@@ -73,7 +74,7 @@ flows_of_few_hosts = st.lists(
         Spoken,
         src=st.integers(0, 6),
         dst=st.integers(0, 6),
-        first_us=st.integers(-10 * HOUR_US, 10 * HOUR_US),
+        first_us=st.integers(-30 * HOUR_US, 30 * HOUR_US),
         lasting_us=st.integers(0, 2 * HOUR_US),
     ),
     max_size=60,
@@ -129,6 +130,17 @@ def test_silence_is_counted_from_the_latest_end_not_from_the_last_row() -> None:
     long_flow = Spoken(1, 2, 0, 2 * 3600 * SECOND)
     turns = Conversations().turn(rows_of([long_flow, Spoken(1, 2, 10 * SECOND, 0), Spoken(1, 2, 3 * 3600 * SECOND, 0)]))
     assert turns.restart.tolist() == [True, False, False]
+
+
+def test_a_clock_set_back_by_more_than_a_day_begins_a_new_conversation_in_the_hour_that_it_shows() -> None:
+    late = 100 * DAY_US
+    turns = Conversations().turn(
+        rows_of(
+            [Spoken(1, 2, late, 0), Spoken(1, 2, late - DAY_US, 0), Spoken(1, 2, 3 * HOUR_US, 0), Spoken(1, 2, 4 * HOUR_US, 0)]
+        )
+    )
+    assert turns.restart.tolist() == [True, False, True, False]
+    assert turns.hour.tolist() == [late // HOUR_US, late // HOUR_US, 3, 4]
 
 
 def test_hour_never_goes_back_within_a_conversation() -> None:
