@@ -9,11 +9,20 @@ from benchmarks import gpu
 from benchmarks.measure import Spread
 
 
-def test_both_models_are_measured_by_the_same_calls_on_any_device() -> None:
-    device = torch.device("cpu")
-    rates = [gpu.words(64, device, slots=128, runs=2), *gpu.flows(64, device, slots=128, runs=2)]
-    assert [rate.model for rate in rates] == ["word LSTM", "multi-flow, float32", "multi-flow, bfloat16"]
-    assert all(rate.batch == 64 and rate.rate.median > 0 for rate in rates)
+def test_the_whole_benchmark_runs_on_a_processor_and_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    before, threads = gpu.PAGE.read_text(encoding="utf-8"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    assert gpu.main(["--device", "cpu", "--batches", "64,300", "--slots", "400", "--runs", "2"]) == 0
+    torch.set_num_threads(threads)
+    told = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][2:]
+    models = ["| word LSTM", "| word LSTM, 16 flows a conversation", "| multi-flow, float32", "| multi-flow, bfloat16"]
+    assert [(model, batch) for model, batch, _ in told] == [(model, batch) for batch in ("64", "300") for model in models]
+    assert gpu.PAGE.read_text(encoding="utf-8") == before
+
+
+def test_a_batch_larger_than_the_table_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu.main(["--device", "cpu", "--batches", "64", "--slots", "32"]) == 2
+    assert "no more than there are --slots" in capsys.readouterr().err
 
 
 def test_the_page_names_the_device_and_every_rate() -> None:
@@ -34,9 +43,8 @@ def test_without_a_device_one_line_says_so(capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.gpu
-def test_a_device_is_measured(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    monkeypatch.setattr(gpu, "BATCHES", (2_048,))
-    assert gpu.main(["--no-write"]) == 0
+    assert gpu.main(["--no-write", "--batches", "2048"]) == 0
     assert "| word LSTM | 2,048 |" in capsys.readouterr().out
