@@ -21,8 +21,10 @@ from models.multiflow import MultiFlow, Shape
 from models.scale import Scale
 
 FORMAT = "netseq-multiflow-1"
-DEFAULT_FLOWS = Path(__file__).parent / "weights" / "multiflow-conn"
-"""The model that comes along: it reads what conn.log can tell, which packets tell as well."""
+DEFAULT_PACKETS = Path(__file__).parent / "weights" / "multiflow-packets"
+"""The model that comes along for packets, which tell every statistic."""
+DEFAULT_LOGS = Path(__file__).parent / "weights" / "multiflow-conn"
+"""The one for flows that another program has put together: it reads what conn.log can tell."""
 MOST_UNITS, MOST_FLOWS, MOST_CLASSES = 4096, 1024, 1024
 """Beyond these no batch would be scored in time, and a damaged manifest would ask for more memory than there is."""
 
@@ -68,6 +70,16 @@ class FlowBundle:
     manifest: FlowManifest
     model: MultiFlow
     calibration: Calibration
+
+
+def folder_of(name: str, *, log: bool) -> Path | None:
+    """The folder that the setting `model.multiflow` means: for "default" the one that comes along, for "" none.
+
+    `log` says that flows come from another program's log or table, and not from packets.
+    """
+    if name == "default":
+        return DEFAULT_LOGS if log else DEFAULT_PACKETS
+    return Path(name) if name else None
 
 
 def save(folder: str | os.PathLike[str], bundle: FlowBundle) -> FlowManifest:

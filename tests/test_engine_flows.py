@@ -20,10 +20,11 @@ from test_engine import SLOTS, SMALL, flows, in_blocks, model
 from models.calibrate import calibrate, unknown
 from models.folder import ModelDoesNotFit
 from models.multiflow import MultiFlow, Shape
-from models.multiflow_checkpoint import FlowBundle, FlowManifest, save
+from models.multiflow_checkpoint import FlowBundle, FlowManifest, folder_of, save
 from models.resident_flows import FlowScorer
 from models.scale import fit
 from sensor import config
+from sensor.commands.replay import last_flows
 from sensor.commands.replay import main as replay
 from sensor.conversations import Conversations, as_one_host
 from sensor.engine import Engine
@@ -158,9 +159,21 @@ def test_replay_takes_a_multi_flow_model(tmp_path: Path, capfd: pytest.CaptureFi
     assert "no model there" in capfd.readouterr().err
 
 
-def test_the_multi_flow_model_that_comes_along_reads_packets_and_logs(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_multi_flow_model_that_comes_along_is_one_for_packets_and_one_for_logs(capfd: pytest.CaptureFixture[str]) -> None:
+    named = {}
     for path in (DATA / "demo.pcap.gz", DATA / "zeek" / "wikipedia.trace" / "tsv"):
         assert replay(["--quiet", "--json", "--set", "model.multiflow=default", str(path)]) == 0
-    told = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
-    assert {alert["signature"] for alert in told} <= {"NetSeq::Sequence_Anomaly", "NetSeq::Attack"}
-    assert any(alert["signature"] == "NetSeq::Sequence_Anomaly" for alert in told)
+        told = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+        named[path.name] = {alert["signature"] for alert in told} - {"NetSeq::Sequence_Anomaly"}
+    packets, logs = (last_flows("default", log=log) for log in (False, True))
+    assert packets is not None
+    assert logs is not None
+    assert "NetSeq::PortScan" in named["demo.pcap.gz"] <= {f"NetSeq::{name}" for name in packets.manifest.classes}
+    assert "Packet Length Variance" in packets.manifest.columns
+    assert "Packet Length Variance" not in logs.manifest.columns
+    assert named["tsv"] <= {"NetSeq::Attack"}
+
+
+def test_no_multi_flow_model_is_none_and_a_folder_is_that_folder() -> None:
+    assert last_flows("", log=False) is None
+    assert folder_of("office", log=True) == Path("office")

@@ -109,7 +109,7 @@ def replay(arguments: argparse.Namespace, settings: config.Settings) -> int:
 
     def work() -> int:
         source = reading.open_source(arguments.files, settings)
-        engine = open_engine(settings)
+        engine = open_engine(settings, log=reading.is_log(source))
         with contextlib.ExitStack() as stack:
             outlets = open_outlets(arguments, settings, stack)
             report = run(source, engine, outlets, quiet=arguments.quiet, live=process.is_live(arguments.files))
@@ -141,8 +141,8 @@ def hand_out(alerts: Sequence[Alert], outlets: Sequence[Outlet]) -> int:
     return len(alerts)
 
 
-def open_engine(settings: config.Settings) -> Engine:
-    """Load the model and lay out the engine. Raises ModelDoesNotFit, VocabularyDoesNotFit or Misuse."""
+def open_engine(settings: config.Settings, *, log: bool = False) -> Engine:
+    """Lay out the engine with its models, for packets or a `log`. Raises ModelDoesNotFit, VocabularyDoesNotFit or Misuse."""
     import torch  # noqa: PLC0415
 
     from models.checkpoint import DEFAULT_MODEL, load  # noqa: PLC0415
@@ -153,14 +153,16 @@ def open_engine(settings: config.Settings) -> Engine:
         raise Misuse(f"model.device is {name}, but torch finds no CUDA device here: set it to auto or cpu")
     torch.set_num_threads(settings.model.threads)
     bundle = load(settings.model.path or DEFAULT_MODEL)
-    return Engine(settings, bundle, last_flows(settings.model.multiflow), device=None if name == "auto" else torch.device(name))
+    flows = last_flows(settings.model.multiflow, log=log)
+    return Engine(settings, bundle, flows, device=None if name == "auto" else torch.device(name))
 
 
-def last_flows(path: str) -> FlowBundle | None:
-    """The multi-flow model of a folder, the one that comes along for "default", or none. Raises ModelDoesNotFit."""
-    from models.multiflow_checkpoint import DEFAULT_FLOWS, load  # noqa: PLC0415
+def last_flows(name: str, *, log: bool) -> FlowBundle | None:
+    """The multi-flow model that the setting names, for packets or a `log`. Raises ModelDoesNotFit."""
+    from models.multiflow_checkpoint import folder_of, load  # noqa: PLC0415
 
-    return load(DEFAULT_FLOWS if path == "default" else path) if path else None
+    folder = folder_of(name, log=log)
+    return load(folder) if folder else None
 
 
 def tell(arguments: argparse.Namespace, source: Source, report: Report, outlets: Sequence[Outlet]) -> int:
