@@ -148,10 +148,10 @@ def train(arguments: argparse.Namespace, command: str, settings: config.Settings
     present = load(using) if using else shipped
     trained = using is not None and site.report_of(using).get("how") != CALIBRATED
     budget = Budget(settings.detect.budget_per_day, settings.detect.max_p)
-    begun, status = now(), KEPT
+    begun, status, tried = now(), KEPT, False
     for made in candidates(arguments, command, record, shipped, present, budget, trained=trained):
         named = dataclasses.replace(made.bundle, manifest=named_manifest(made, f"{begun:%Y%m%dT%H%M%SZ}"))
-        refused = why_not(made, budget)
+        tried, refused = True, why_not(made, budget)
         if not arguments.quiet or refused:
             print(summary(record, made, budget, refused), file=sys.stderr if refused else sys.stdout, flush=True)
         if not refused:
@@ -162,7 +162,7 @@ def train(arguments: argparse.Namespace, command: str, settings: config.Settings
                 load(folder)  # what cannot be read back is not taken into use
                 site.swap(folder, report(record, made))
             break
-    return status
+    return status if tried else fail(NAME, "a model that was trained on the record cannot be calibrated on it: it stays", KEPT)
 
 
 def candidates(
