@@ -34,6 +34,7 @@ Probability = Annotated[float, Meta(gt=0, le=1)]
 Threads = Annotated[int, Meta(ge=1, le=1024)]
 Budget = Annotated[float, Meta(gt=0, le=1e6)]
 Count = Annotated[int, Meta(ge=1, le=10**9)]
+Ports = Annotated[int, Meta(ge=1, le=65_535)]
 Mebibytes = Annotated[int, Meta(ge=1, le=1 << 24)]
 Days = Annotated[float, Meta(ge=0, le=365)]
 Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
@@ -134,8 +135,8 @@ class Detect(Section, frozen=True):
 class Rules(Section, frozen=True):
     """What alerts whatever a model says, while a sensor still learns, too: fixed rules over a minute of packet time."""
 
-    flood_attempts: Annotated[Count, "attempts a minute to one host that came to nothing: a flood"] = 6_000
-    sweep_targets: Annotated[Count, "hosts, or ports of one host, that one host tried in a minute for nothing: a sweep"] = 100
+    flood_attempts: Annotated[Count, "attempts to one host that came to nothing in a minute; more are a flood"] = 6_000
+    sweep_targets: Annotated[Ports, "hosts, or ports of one, that a host tried in a minute for nothing; more are a sweep"] = 90
 
 
 class Learn(Section, frozen=True):

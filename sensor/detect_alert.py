@@ -25,11 +25,14 @@ def build(
     p_value: float,
     least_p: float,
     reasons: tuple[AnyReason, ...],
-    why: str,
+    why: str = "",
+    msg: str = "",
+    category: str = "anomaly",
 ) -> Alert:
     """Build the alert that `flow` (FLOW) raises, of which `told` (RAISED) says what it stands for.
 
-    `why` is the part of the sentence that says what was found; a `p_value` under `least_p` is told as `least_p`.
+    `why` is the part of the sentence that says what was found, `msg` the whole sentence where it is another one; a `p_value`
+    under `least_p` is told as `least_p`.
     """
     src, dst = (int(flow["src_hi"]), int(flow["src_lo"])), (int(flow["dst_hi"]), int(flow["dst_lo"]))
     protocol = int(flow["protocol"])
@@ -39,10 +42,13 @@ def build(
     claimed = max(p_value, least_p)
     per_day = claimed * float(told["rate"])
     count, first_us, last_us = int(told["count"]), int(told["first_us"]), int(told["last_us"])
-    rarity = message.rarity(per_day, bounded=claimed == least_p)
+    if not msg:
+        rarity = message.rarity(per_day, bounded=claimed == least_p)
+        msg = message.tell(text(*src), text(*dst), flow, why, rarity=rarity, count=count, span_us=last_us - first_us)
     return Alert(
         ts_us=int(flow["last_us"]),
         signature=signature,
+        category=category,
         severity=severity(per_day),
         src=text(*src),
         src_port=ports[0],
@@ -61,7 +67,7 @@ def build(
         last_seen_us=last_us,
         model=model,
         reasons=reasons,
-        msg=message.tell(text(*src), text(*dst), flow, why, rarity=rarity, count=count, span_us=last_us - first_us),
+        msg=msg,
     )
 
 

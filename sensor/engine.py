@@ -22,6 +22,7 @@ from sensor.assembly import Assembly
 from sensor.config import Settings
 from sensor.conversations import Conversations
 from sensor.detect import Detector
+from sensor.detect_rules import Rules
 from sensor.engine_flows import FlowJudge
 from sensor.engine_state import Room, give_back, remembered, take_up
 from sensor.schema import Alert, FlowBatch, FrameBlock
@@ -67,6 +68,11 @@ class Judge:
             max_p=settings.detect.max_p,
             least_p=bundle.calibration.least_p,
         )
+        self.rules = Rules(
+            flood_attempts=settings.rules.flood_attempts,
+            sweep_targets=settings.rules.sweep_targets,
+            quiet_s=settings.detect.quiet_s,
+        )
         self.rows: list[int] = []
         """Rows of the batch judged last that alerted, one for each alert."""
         self.rooms: list[Room] = []
@@ -81,12 +87,12 @@ class Judge:
         scored = self.scorer.score(words, turns.slots, turns.restart, turns.hour, explain_p=self.detector.ceiling)
         self._words += len(words)
         alerts = self.detector.decide(batch.flows, words, turns, scored, batch.uids)
-        self.rows = self.detector.rows
-        if self.flows is None:
-            return alerts
-        more = self.flows.judge(batch, turns)
-        rows = [*self.detector.rows, *self.flows.detector.rows]
-        in_order = sorted(zip(rows, [*alerts, *more], strict=True), key=lambda found: found[0])
+        rows = list(self.detector.rows)
+        if self.flows is not None:
+            alerts += self.flows.judge(batch, turns)
+            rows += self.flows.detector.rows
+        alerts += self.rules.judge(batch.flows, batch.uids)
+        in_order = sorted(zip([*rows, *self.rules.rows], alerts, strict=True), key=lambda found: found[0])
         self.rows = [row for row, _ in in_order]
         return [alert for _, alert in in_order]
 
@@ -103,6 +109,7 @@ class Judge:
             "words_scored": self._words,
             "words_shed": self.scorer.shed,
             **counted,
+            **self.rules.counters(),
         }
 
     def adopt(self, old: Judge) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sensor.schema import CONN_STATES, ICMP, ICMPV6, SCTP, TCP, UDP, Reason, StatisticReason
+from sensor.schema import CONN_STATES, ICMP, ICMPV6, SCTP, TCP, UDP, Reason, RuleReason, StatisticReason
 
 TRANSPORTS = {TCP: "tcp", UDP: "udp", ICMP: "icmp", ICMPV6: "icmp6", SCTP: "sctp"}
 
@@ -63,6 +63,31 @@ def tell(
     told = f"{_deed(src, dst, flow)}: {why}; false alarms like this: {rarity}."
     if count > 1:
         told += f" It stands for {count:,} flows within {_span(span_us)}."
+    return told
+
+
+def break_of_rule(
+    src: str, dst: str, flow: np.void, reason: RuleReason, *, days: float, per_day: float, count: int, span_us: int
+) -> str:
+    """Put an alert of a fixed rule into words: who tried whom how often for nothing, the rule, and what benign traffic did.
+
+    No rule was broken in `days` of benign traffic, so false alarms are at most `per_day`; the rest is as in `tell`.
+    """
+    protocol = int(flow["protocol"])
+    name = "ICMP echo" if protocol in (ICMP, ICMPV6) else transport(protocol).upper()
+    seen, within = f"{reason.seen:,}", f"within {_span(round(reason.within_s * 1e6))}"
+    if reason.part == "attempts":
+        sources = f"about {reason.sources:,} addresses" if reason.sources > 1 else src
+        told = f"{seen} {name} attempts from {sources} to {dst} {within} came to nothing"
+    elif reason.part == "ports":
+        told = f"{src} tried {seen} {name} ports of {dst} {within} for nothing"
+    else:
+        what = name if protocol in (ICMP, ICMPV6) else f"{int(flow['dst_port'])}/{transport(protocol)}"
+        told = f"{src} tried {what} on {seen} hosts {within} for nothing, the last one {dst}"
+    told += f"; the rule is {reason.most:,} a minute at most, which {days:.3g} days of benign traffic kept to"
+    told += f" (false alarms: {rarity(per_day, bounded=False)} at most)."
+    if count > reason.seen:
+        told += f" It stands for {count:,} attempts within {_span(span_us)}."
     return told
 
 
@@ -148,4 +173,4 @@ def _span(span_us: int) -> str:
     for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} seconds"
+    return "a second" if seconds < 1.5 else f"{seconds:.0f} seconds"

@@ -61,6 +61,7 @@ COUNTERS = (
     Counter("windows_scored", "flows", "flows that the multi-flow model scored, each with those before it"),
     Counter("alerts_raised", "alerts", "alerts that a model raised"),
     Counter("alerts_by_rule", "alerts", "alerts that a fixed rule raised", label="rule"),
+    Counter("flows_over_rule", "flows", "attempts that came to nothing, in minutes over a fixed rule", label="rule"),
     Counter("alerts_ignored", "alerts", "alerts on what the list of detect.ignore names"),
     Counter("alerts_withheld", "alerts", "alerts of a model that were not written, because the sensor was still learning"),
     Counter("alerts_written", "alerts", "alerts written, or taken by whom they were sent to", label="sink"),

@@ -241,7 +241,23 @@ class StatisticReason(msgspec.Struct, frozen=True):
     voice: str = "multiflow"
 
 
-AnyReason: TypeAlias = Reason | StatisticReason
+class RuleReason(msgspec.Struct, frozen=True):
+    """What a fixed rule counted within a minute, and what it lets pass."""
+
+    part: str
+    """What was counted: "attempts", "hosts" or "ports"."""
+    seen: int
+    """As many there were when the alert was raised."""
+    most: int
+    """As many are no alert: the setting."""
+    sources: int
+    """Hosts that they came from; of many, about so many."""
+    within_s: float
+    """Packet time from the end of the first of them to that of the last."""
+    voice: str = "rule"
+
+
+AnyReason: TypeAlias = Reason | StatisticReason | RuleReason
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
@@ -251,6 +267,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     """Packet time at which the alert was raised: the end of the flow that raised it."""
     signature: str
     """What was found, "NetSeq::Sequence_Anomaly"."""
+    category: str = "anomaly"
+    """What kind of thing that is: of a fixed rule's alert "denial of service" or "reconnaissance"."""
     severity: str
     """Splunk's CIM words: "low", "medium", "high", "critical"."""
     src: str
@@ -263,13 +281,14 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     uid: str | None
     score: float
     """Of a sequence anomaly, nats of surprise of the word under the LSTM, or under the frequency voice where the LSTM had shed
-    the flow; of a class, its probability. Never NaN."""
+    the flow; of a class, its probability; of a fixed rule, what it counted. Never NaN."""
     measure: str = "nats"
-    """What `score` is: "nats" or "probability"."""
+    """What `score` is: "nats" or "probability"; "attempts", "hosts" or "ports" of a fixed rule."""
     verdict: float
-    """What was weighed: the log-odds of the verdict over all voices for this conversation-hour."""
+    """What was weighed: the log-odds of the verdict over all voices for this conversation-hour. 0 of a fixed rule."""
     p_value: float
-    """Share of benign conversation-hours whose verdict is at least this high."""
+    """Share of benign conversation-hours whose verdict is at least this high; of a fixed rule, of benign minutes with such an
+    alert."""
     per_day: float
     """False alarms a day to be expected at this p-value at the rate of conversations seen."""
     count: int

@@ -20,7 +20,7 @@ from rich.text import Text
 from sensor import metrics
 from sensor.commands import linktypes
 from sensor.message import flow_of, share, statistic
-from sensor.schema import Alert, AnyReason, Reason
+from sensor.schema import Alert, AnyReason, Reason, RuleReason
 
 COLOURS = {"critical": "bold red", "high": "red", "medium": "yellow", "low": "cyan"}
 
@@ -91,6 +91,8 @@ def table(alerts: Sequence[Alert], left_out: int) -> Table:
 
 def told(reason: AnyReason) -> str:
     """Write a reason as one line: what was seen, how likely or how far off it was held, and what was expected."""
+    if isinstance(reason, RuleReason):
+        return f"{reason.part}: {reason.seen:,} within {reason.within_s:.3g} s, the rule is {reason.most:,} a minute at most"
     if not isinstance(reason, Reason):
         return f"{statistic(reason)}; {flow_of(reason)} has {share(reason.attention)} of the attention"
     seen = f"{reason.part}: {reason.seen} ({share(reason.seen_probability)}, {reason.nats:.1f} nats)"
@@ -123,7 +125,7 @@ def summary(
     if judged:
         rows += [
             ("conversations", counters.get("conversations_started", 0), ""),
-            ("alerts", counters.get("alerts_raised", 0), standing_for(counters)),
+            ("alerts", raised(counters), standing_for(counters)),
         ]
     lines = [f"{name:<14}{value:>14,}  {note}".rstrip() for name, value, note in rows]
     lost = [
@@ -138,8 +140,14 @@ def summary(
 
 def standing_for(counters: Mapping[str, int]) -> str:
     """Tell how many flows the alerts stand for, when they stand for more than one each."""
-    suppressed = counters.get("alerts_suppressed", 0)
-    return f"standing for {suppressed + counters.get('alerts_raised', 0):,} flows" if suppressed else ""
+    by_models = counters.get("alerts_suppressed", 0) + counters.get("alerts_raised", 0)
+    flows = by_models + metrics.total(counters, "flows_over_rule")
+    return f"standing for {flows:,} flows" if flows > raised(counters) else ""
+
+
+def raised(counters: Mapping[str, int]) -> int:
+    """Alerts of models and of fixed rules."""
+    return counters.get("alerts_raised", 0) + metrics.total(counters, "alerts_by_rule")
 
 
 def _loss(counter: metrics.Counter, label: str) -> str:

@@ -31,7 +31,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     dest_port: int | msgspec.UnsetType = msgspec.UNSET
     transport: str | msgspec.UnsetType = msgspec.UNSET
     action: str = "allowed"  # a sensor beside the wire blocks nothing
-    category: str = "anomaly"
+    category: str
     dvc: str
     ids_type: str = "network"
     vendor_product: str = "netseq"
@@ -85,6 +85,7 @@ class JsonLines:
             ts=iso_utc(alert.ts_us),
             signature=alert.signature,
             severity=alert.severity,
+            category=alert.category,
             **hosts_of(alert),
             dvc=self._sensor,
             uid=msgspec.UNSET if alert.uid is None else printable(alert.uid),

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from sensor.schema import Alert, AnyReason, Reason
+from sensor.schema import Alert, AnyReason, Reason, RuleReason
 from sensor.sinks.lines import ByteStream, Lines
 from sensor.sinks.zeek_log import Value, closing, header, json, tsv
 
@@ -127,12 +127,14 @@ class NoticeLog:
 def summary(alert: Alert) -> str:
     """Put what notice.log has no column for into its sub-message: severity, p-value, model, reasons in short."""
     reasons = "".join(f"; {told(reason)}" for reason in alert.reasons)
-    score = f"{alert.score:.1f} nats" if alert.measure == "nats" else f"{alert.measure} {alert.score:.3g}"
+    score = f"{alert.score:.1f} nats" if alert.measure == "nats" else f"{alert.measure} {float(f'{alert.score:.3g}'):.10g}"
     return f"severity {alert.severity}, p-value {alert.p_value:.3g}, {score}, {alert.model}{reasons}"
 
 
 def told(reason: AnyReason) -> str:
     """Put one reason in short."""
+    if isinstance(reason, RuleReason):
+        return f"{reason.part} {reason.seen} within {reason.within_s:.3g} s, most {reason.most}"
     if not isinstance(reason, Reason):
         return f"{reason.part} {reason.seen:.6g} {reason.unit} ({reason.flow} flows before), usual {reason.usual:.6g}"
     return f"{reason.part} {reason.seen} ({reason.nats:.1f} nats by {reason.voice}), expected {reason.expected}"
