@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # what these import is slow, and is not needed to tell of a m
     from models.multiflow_checkpoint import FlowBundle
     from sensor.commands.outlets import Outlet
     from sensor.commands.reading import Source
+    from sensor.detect_ignore import Ignored
     from sensor.engine import Engine
     from sensor.schema import Alert, FlowBatch
 
@@ -105,32 +106,36 @@ def replay(arguments: argparse.Namespace, settings: config.Settings) -> int:
     compiled = reading.prepare_kernels(NAME, quiet=arguments.quiet)  # before anything below imports a kernel
     from models.checkpoint import ModelDoesNotFit  # noqa: PLC0415  # slow to import, as all that follows
     from sensor.commands.outlets import open_outlets  # noqa: PLC0415
+    from sensor.detect_ignore import Ignored, IgnoreRefused  # noqa: PLC0415
     from sensor.vocabulary import VocabularyDoesNotFit  # noqa: PLC0415
 
     def work() -> int:
+        ignored = Ignored.read(settings.detect.ignore)
         source = reading.open_source(arguments.files, settings)
         engine = open_engine(settings, log=reading.is_log(source))
         with contextlib.ExitStack() as stack:
             outlets = open_outlets(arguments, settings, stack)
-            report = run(source, engine, outlets, quiet=arguments.quiet, live=process.is_live(arguments.files))
+            report = run(source, engine, outlets, ignored, quiet=arguments.quiet, live=process.is_live(arguments.files))
             report = report._replace(cold=bool(compiled))
             for outlet in outlets:
                 outlet.close()
             return tell(arguments, source, report, outlets)
 
-    return reading.guarded(NAME, arguments.files, work, (ModelDoesNotFit, VocabularyDoesNotFit))
+    return reading.guarded(NAME, arguments.files, work, (ModelDoesNotFit, VocabularyDoesNotFit, IgnoreRefused))
 
 
-def run(source: Source, engine: Engine, outlets: Sequence[Outlet], *, quiet: bool, live: bool = False) -> Report:
-    """Feed the engine everything that the source has. `live` as for Ahead."""
+def run(
+    source: Source, engine: Engine, outlets: Sequence[Outlet], ignored: Ignored, *, quiet: bool, live: bool = False
+) -> Report:
+    """Feed the engine everything that the source has, and write what is not `ignored`. `live` as for Ahead."""
     from sensor.commands import terminal  # noqa: PLC0415
 
     def take(batch: FlowBatch) -> int:
-        return hand_out(engine.judge.judge(batch), outlets)
+        return hand_out(ignored.keep(engine.judge.judge(batch)), outlets)
 
     bar = terminal.Bar(shown=not quiet, unit=reading.unit_of(source))
     seconds, interrupted = reading.read_all(source, engine.assembly, take, bar, live=live)
-    return Report(engine.counters() | reading.losses_of(source), seconds, interrupted)
+    return Report(engine.counters() | ignored.counters() | reading.losses_of(source), seconds, interrupted)
 
 
 def hand_out(alerts: Sequence[Alert], outlets: Sequence[Outlet]) -> int:
@@ -165,6 +170,12 @@ def last_flows(name: str, *, log: bool) -> FlowBundle | None:
     return load(folder) if folder else None
 
 
+def not_written(counters: Mapping[str, int]) -> list[str]:
+    """A line about the alerts that the list of detect.ignore kept back."""
+    ignored = counters.get("alerts_ignored", 0)
+    return [f"{'ignored':<14}{ignored:>14,}  alerts that detect.ignore names"] if ignored else []
+
+
 def tell(arguments: argparse.Namespace, source: Source, report: Report, outlets: Sequence[Outlet]) -> int:
     """Warn of damage, sum up, and choose the exit status."""
     from sensor.commands import terminal  # noqa: PLC0415
@@ -173,7 +184,11 @@ def tell(arguments: argparse.Namespace, source: Source, report: Report, outlets:
 
     status = reading.warn(NAME, source, report)
     if not arguments.quiet:
-        notes = reading.left_out(source) + [f"written       {outlet.file}" for outlet in outlets if outlet.file]
+        notes = (
+            not_written(report.counters)
+            + reading.left_out(source)
+            + [f"written       {outlet.file}" for outlet in outlets if outlet.file]
+        )
         log = reading.is_log(source)
         text = terminal.summary(report.counters, notes, report.seconds, rated=not report.cold, log=log)
         if speaks_to_people(arguments):
