@@ -154,10 +154,10 @@ def flows(batch: int, device: torch.device, slots: int = SLOTS, runs: int = RUNS
 def page(rates: Sequence[Rate], device: str) -> str:
     """The page: a row for each model and batch size, or that nothing was measured."""
     head = (
-        "# Both models on a CUDA device\n\n`python -m benchmarks.gpu` writes this page on a machine that has one. It is wall time"
-        " from rows in host memory to results there:\nstate resident, gather, scatter and both copies included; median, least and"
-        f" most of several batches. Promised of one H100:\n{WORDS_RATE / 1e6:.0f} million words/s and"
-        f" {FLOWS_RATE / 1e6:.0f} million flows/s.\n\nDevice: {device}\n\n"
+        "# Both models on a CUDA device\n\n`python -m benchmarks.gpu` writes this page on a machine that has one. It is wall"
+        + " time from rows in host memory to\nresults there: state resident, gather, scatter and both copies included;"
+        + f" median, least and most of several batches. Promised of\none H100: {WORDS_RATE / 1e6:.0f} million words/s and"
+        + f" {FLOWS_RATE / 1e6:.0f} million flows/s.\n\nDevice: {device}\n\n"
     )
     if not rates:
         return head

@@ -58,7 +58,7 @@ class Lanes(Generic[Kept]):
         self._lanes = [_Lane(idle, lay, device) for _ in range(LANES)]
 
     def run(self, batches: Iterable[Batch]) -> Iterator[tuple[NDArray[np.float32], Kept]]:
-        """Packed results of each batch and what its step kept, which holds until the next is asked for."""
+        """Packed results of each batch and what its step kept. Both are a lane's own, and hold until the next is asked for."""
         under_way: deque[_Lane[Kept]] = deque()
         for lane, batch in zip(itertools.cycle(self._lanes), batches):
             if len(under_way) == LANES:
@@ -110,10 +110,10 @@ class _Lane(Generic[Kept]):
                 self._done.record()
 
     def collect(self) -> tuple[NDArray[np.float32], Kept]:
-        """Wait for the batch that was sent off, and give its results, in memory of their own."""
+        """Wait for the batch that was sent off, and give its results."""
         if self._done is not None:
             self._done.synchronize()
-        return self._home.numpy().copy(), self._kept
+        return self._home.numpy(), self._kept
 
     def _prepare(self, laid: Laid) -> _Prepared[Kept]:
         """Lay a step out. It is tried on padding, so no state changes."""
@@ -153,13 +153,26 @@ def pack(groups: Groups, p_value: Tensor, *blocks: Tensor) -> Tensor:
     return torch.cat([block.flatten() for block in torch.split(rows, [block.shape[1] for block in every], dim=1)])
 
 
-def unpack(
-    packed: NDArray[np.float32], rows: int, widths: Sequence[int]
-) -> tuple[NDArray[np.float64], list[NDArray[np.float32]]]:
-    """The p-values (rows,) and blocks (rows, width) that were packed."""
-    parts = np.split(packed, np.cumsum([2 * rows, *(rows * width for width in widths[:-1])]))
-    blocks = [part.reshape(rows, width) for part, width in zip(parts[1:], widths, strict=True)]
-    return parts[0].view(np.float64), blocks
+class Results(NamedTuple):
+    """What a batch of B rows came to that is told of every row: memory for all of its pieces."""
+
+    p_value: NDArray[np.float64]
+    """(B,)."""
+    blocks: tuple[NDArray[np.float32], ...]
+    """(B, width) each."""
+
+    @classmethod
+    def of(cls, rows: int, widths: Sequence[int]) -> Results:
+        """Memory that is not filled in yet."""
+        return cls(np.empty(rows), tuple(np.empty((rows, width), np.float32) for width in widths))
+
+    def take(self, cut: slice, packed: NDArray[np.float32], rows: int) -> None:
+        """Fill a piece in from what was packed of it, padded to `rows`."""
+        count, widths = len(self.p_value[cut]), [block.shape[1] for block in self.blocks]
+        p_value, *parts = np.split(packed, np.cumsum([2 * rows, *(rows * width for width in widths[:-1])]))
+        self.p_value[cut] = p_value.view(np.float64)[:count]
+        for block, part, width in zip(self.blocks, parts, widths, strict=True):
+            block[cut] = part.reshape(rows, width)[:count]
 
 
 def fitting(sizes: Sequence[int], count: int) -> int:
@@ -167,6 +180,6 @@ def fitting(sizes: Sequence[int], count: int) -> int:
     return next(size for size in sizes if size >= count)
 
 
-def cuts(count: int, rows: int) -> Iterator[slice]:
+def cuts(count: int, rows: int) -> list[slice]:
     """Cut a batch into pieces of at most so many rows; an empty one is one piece."""
-    return (slice(start, start + rows) for start in range(0, max(count, 1), rows))
+    return [slice(start, min(start + rows, count)) for start in range(0, max(count, 1), rows)]

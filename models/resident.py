@@ -21,7 +21,7 @@ from torch import Tensor
 from models.checkpoint import Bundle
 from models.resident_device import DeviceRoad
 from models.resident_host import PIECE, HostRoad
-from models.scored import Scored, Turned, join
+from models.scored import Scored, Turned
 from models.weighing import Weighing
 
 __all__ = ["PIECE", "Scored", "Scorer"]
@@ -67,7 +67,7 @@ class Scorer:
         explain_p: float,
     ) -> Scored:
         """Score (B, P) words in the order of their flows, with their (B,) slots, restarts and hours, as Turns has them."""
-        scored = join([*self._road.score(Turned(words, slots, restart, hour), explain_p)])
+        scored = self._road.score(Turned(words, slots, restart, hour), explain_p)
         self.shed += scored.shed
         return scored
 

@@ -19,10 +19,10 @@ from torch import Tensor
 from models.calibrate import Calibration, Tail
 from models.groups import Groups, group
 from models.hours import SoFar, SortedHours
-from models.lanes import Batch, Laid, Lanes, cuts, fitting, pack, unpack
+from models.lanes import Batch, Laid, Lanes, Results, cuts, fitting, pack
 from models.rounds import Rounds, Steps
 from models.scored import Scored, Turned
-from models.weighing import Weighing
+from models.weighing import Reasons, Weighing
 
 ROWS, CUDA_ROWS = (256, 2048), (2048, 16_384, 65_536)
 """Sizes that a batch is padded to, and the most rows judged at once. Each is a graph of its own; four or eight times as many
@@ -68,14 +68,32 @@ class DeviceRoad:
         )
         self._lanes = Lanes(idle, self.laid, device)
 
-    def score(self, turned: Turned, explain_p: float) -> Iterator[Scored]:
-        """Score a batch piece by piece; the device is at the next one while a piece is taken."""
-        for piece, packed, kept in self._run(turned):
-            yield self._told(len(piece.words), packed, kept, explain_p)
+    @torch.inference_mode()
+    def score(self, turned: Turned, explain_p: float) -> Scored:
+        """Score a batch; the device is at its next piece while the results of one are taken."""
+        parts, count, found = self._weighing.parts, len(turned.words), []
+        results = Results.of(count, (1, 1, parts, parts, parts))
+        for cut, packed, kept in self._run(turned):
+            results.take(cut, packed, len(kept.place))
+            rows = np.flatnonzero(results.p_value[cut] <= explain_p)
+            found.append((rows + cut.start, *self._weighing.explain(*self._asked(kept, rows))))
+        verdict, nats, part_nats, tail, given = results.blocks
+        explained, *reasons = (np.concatenate(columns) for columns in zip(*found, strict=True))
+        return Scored(
+            nats[:, 0],
+            part_nats,
+            tail,
+            given,
+            verdict[:, 0],
+            results.p_value,
+            explained,
+            *Reasons._make(reasons),
+            int(np.isnan(nats).sum()),
+        )
 
     def evidence(self, turned: Turned) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The largest and the mean evidence of each row's hour so far, (B, E) each."""
-        found = [self._evidence(len(piece.words), kept) for piece, _, kept in self._run(turned)]
+        found = [self._evidence(cut.stop - cut.start, kept) for cut, _, kept in self._run(turned)]
         largest, mean = zip(*found, strict=True)
         return np.concatenate(largest), np.concatenate(mean)
 
@@ -106,12 +124,15 @@ class DeviceRoad:
 
         return step
 
-    def _run(self, turned: Turned) -> Iterator[tuple[Turned, NDArray[np.float32], Kept]]:
+    def _run(self, turned: Turned) -> Iterator[tuple[slice, NDArray[np.float32], Kept]]:
         """Take a batch through the device, piece by piece."""
-        pieces = [turned.cut(cut) for cut in cuts(len(turned.words), self._rows[-1])]
-        batches = (Batch(Laid(fitting(self._rows, len(piece.words)), self._depth(piece.slots)), piece) for piece in pieces)
-        for piece, (packed, kept) in zip(pieces, self._lanes.run(batches), strict=True):
-            yield piece, packed, kept
+        pieces = cuts(len(turned.words), self._rows[-1])
+        batches = (
+            Batch(Laid(fitting(self._rows, cut.stop - cut.start), self._depth(turned.slots[cut])), turned.cut(cut))
+            for cut in pieces
+        )
+        for cut, (packed, kept) in zip(pieces, self._lanes.run(batches), strict=True):
+            yield cut, packed, kept
 
     def _depth(self, slots: NDArray[np.int32]) -> int:
         """Rounds to lay out for a piece. The host can tell, since the slots come from it: the device is not asked."""
@@ -141,26 +162,6 @@ class DeviceRoad:
         self._state.index_copy_(0, groups.last_to(self._slots), ended)
         reached = lstm.reach(before.index_select(0, steps.at), rows)
         return reached, *lstm.judge(reached, words)
-
-    @torch.inference_mode()
-    def _told(self, count: int, packed: NDArray[np.float32], kept: Kept, explain_p: float) -> Scored:
-        """What a piece of `count` rows came to."""
-        parts, rows = self._weighing.parts, len(kept.place)
-        p_value, blocks = unpack(packed, rows, (1, 1, parts, parts, parts))
-        p_value = p_value[:count]
-        verdict, nats, part_nats, tail, given = (block[:count] for block in blocks)
-        explained = np.flatnonzero(p_value <= explain_p)
-        return Scored(
-            nats[:, 0],
-            part_nats,
-            tail,
-            given,
-            verdict[:, 0],
-            p_value,
-            explained,
-            *self._weighing.explain(*self._asked(kept, explained)),
-            int(np.isnan(nats).sum()),
-        )
 
     def _asked(self, kept: Kept, rows: NDArray[np.int64]) -> tuple[Tensor, SoFar, Tensor, Tensor]:
         """What `Weighing.explain` takes of some rows of the batch; of none, nothing is asked of the device."""

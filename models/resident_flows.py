@@ -13,7 +13,7 @@ what comes out, save for float noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from models.calibrate import Tail
 from models.groups import group
-from models.lanes import Batch, Laid, Lanes, cuts, fitting, pack, unpack
+from models.lanes import Batch, Laid, Lanes, Results, cuts, fitting, pack
 from models.multiflow import Laid as LaidModel
 from models.multiflow import lay
 from models.multiflow_checkpoint import FlowBundle
@@ -110,7 +110,7 @@ class FlowScorer:
 
         `slots` (B,) and `restart` (B,) are of the sequences that the manifest names (pairs or source hosts).
         """
-        return _join([*self._road.score(Arrived(rows, slots, restart), explain_p)])
+        return self._road.score(Arrived(rows, slots, restart), explain_p)
 
     def state(self) -> dict[str, Tensor]:
         """All that must be kept to go on later. Both roads take it up."""
@@ -129,9 +129,9 @@ class HostRoad:
         self._complete = True  # no flow so far had an unknown statistic: half of the reading is saved
         self._windows = Windows(slots, bundle.manifest.flows, len(bundle.manifest.columns), device)
 
-    def score(self, arrived: Arrived, explain_p: float) -> Iterator[FlowScored]:
-        """Score a batch piece by piece."""
-        return (self._piece(arrived.cut(cut), explain_p) for cut in cuts(len(arrived.rows), PIECE))
+    def score(self, arrived: Arrived, explain_p: float) -> FlowScored:
+        """Score a batch."""
+        return _join([self._piece(arrived.cut(cut), explain_p) for cut in cuts(len(arrived.rows), PIECE)])
 
     @torch.inference_mode()
     def _piece(self, arrived: Arrived, explain_p: float) -> FlowScored:
@@ -175,12 +175,20 @@ class DeviceRoad:
         )
         self._lanes = Lanes(idle, self.laid, device)
 
-    def score(self, arrived: Arrived, explain_p: float) -> Iterator[FlowScored]:
-        """Score a batch piece by piece; the device is at the next one while a piece is taken."""
-        pieces = [arrived.cut(cut) for cut in cuts(len(arrived.rows), self._rows[-1])]
-        batches = (Batch(Laid(fitting(self._rows, len(piece.rows))), piece) for piece in pieces)
-        for piece, (packed, (kept, place)) in zip(pieces, self._lanes.run(batches), strict=True):
-            yield self._piece(len(piece.rows), packed, kept, place, explain_p)
+    @torch.inference_mode()
+    def score(self, arrived: Arrived, explain_p: float) -> FlowScored:
+        """Score a batch; the device is at its next piece while the results of one are taken."""
+        pieces, found = cuts(len(arrived.rows), self._rows[-1]), []
+        results = Results.of(len(arrived.rows), (1, self._classes))
+        batches = (Batch(Laid(fitting(self._rows, cut.stop - cut.start)), arrived.cut(cut)) for cut in pieces)
+        for cut, (packed, (kept, place)) in zip(pieces, self._lanes.run(batches), strict=True):
+            results.take(cut, packed, len(place))
+            rows = np.flatnonzero(results.p_value[cut] <= explain_p)
+            which = place.index_select(0, torch.from_numpy(rows).to(self._device)) if len(rows) else place[:0]
+            found.append((rows + cut.start, *_told(self._laid, kept, which)))
+        verdict, probability = results.blocks
+        explained = (np.concatenate(columns) for columns in zip(*found, strict=True))
+        return FlowScored(probability, verdict[:, 0], results.p_value, *explained)
 
     def laid(self, _: Laid) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, tuple[Kept, Tensor]]]:
         """The step for batches of any fixed size: (B, F) statistics, (B,) slots and restarts to packed results.
@@ -198,15 +206,6 @@ class DeviceRoad:
             return packed, (Kept(buffer, windows, judged.attention), groups.unsorted(groups.place))
 
         return step
-
-    @torch.inference_mode()
-    def _piece(self, count: int, packed: NDArray[np.float32], kept: Kept, place: Tensor, explain_p: float) -> FlowScored:
-        """What a piece of `count` rows came to."""
-        p_value, (verdict, probability) = unpack(packed, len(place), (1, self._classes))
-        p_value = p_value[:count]
-        explained = np.flatnonzero(p_value <= explain_p)
-        which = place[:0] if not len(explained) else place.index_select(0, torch.from_numpy(explained).to(self._device))
-        return FlowScored(probability[:count], verdict[:count, 0], p_value, explained, *_told(self._laid, kept, which))
 
     def state(self) -> dict[str, Tensor]:
         """The windows. Whether all of them are known is not asked here, and so not claimed."""

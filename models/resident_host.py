@@ -6,8 +6,6 @@ long as the batch needs. Nothing is padded, which is why a processor is faster t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,7 +15,7 @@ from models.calibrate import Calibration
 from models.hours import Hours, SoFar
 from models.lanes import cuts
 from models.rounds import Plan, plan
-from models.scored import Scored, Turned
+from models.scored import Scored, Turned, join
 from models.weighing import Weighing
 
 PIECE, CUDA_PIECE = 2048, 1 << 16
@@ -38,9 +36,9 @@ class HostRoad:
         self._units = weighing.lstm.shape.units
         self._state = torch.zeros(conversations, 2 * self._units, device=device)  # h and c side by side: one gather for both
 
-    def score(self, turned: Turned, explain_p: float) -> Iterator[Scored]:
-        """Score a batch piece by piece."""
-        return (self._piece(turned.cut(cut), explain_p) for cut in cuts(len(turned.words), self._rows))
+    def score(self, turned: Turned, explain_p: float) -> Scored:
+        """Score a batch."""
+        return join([self._piece(turned.cut(cut), explain_p) for cut in cuts(len(turned.words), self._rows)])
 
     @torch.inference_mode()
     def evidence(self, turned: Turned) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
