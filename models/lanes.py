@@ -40,6 +40,8 @@ class Laid(NamedTuple):
     """The batch is padded to so many."""
     rounds: int = 1
     """No conversation has more flows in it, or else its flows are sampled."""
+    complete: bool = False
+    """Of all that is read, everything is known."""
 
 
 class Batch(NamedTuple):

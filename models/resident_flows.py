@@ -165,6 +165,7 @@ class DeviceRoad:
         self._laid, self._device = laid, device
         self._temperature, self._classes = bundle.manifest.temperature, len(bundle.manifest.classes)
         self._tail = Tail(bundle.calibration, device)
+        self._complete = True
         self._rows = ROWS if device.type == "cpu" else CUDA_ROWS
         columns, most = len(bundle.manifest.columns), self._rows[-1]
         self._windows = SortedWindows(slots, bundle.manifest.flows, columns, device)
@@ -180,7 +181,7 @@ class DeviceRoad:
         """Score a batch; the device is at its next piece while the results of one are taken."""
         pieces, found = cuts(len(arrived.rows), self._rows[-1]), []
         results = Results.of(len(arrived.rows), (1, self._classes))
-        batches = (Batch(Laid(fitting(self._rows, cut.stop - cut.start)), arrived.cut(cut)) for cut in pieces)
+        batches = (self._batch(arrived.cut(cut)) for cut in pieces)
         for cut, (packed, (kept, place)) in zip(pieces, self._lanes.run(batches), strict=True):
             results.take(cut, packed, len(place))
             rows = np.flatnonzero(results.p_value[cut] <= explain_p)
@@ -190,8 +191,13 @@ class DeviceRoad:
         explained = (np.concatenate(columns) for columns in zip(*found, strict=True))
         return FlowScored(probability, verdict[:, 0], results.p_value, *explained)
 
-    def laid(self, _: Laid) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, tuple[Kept, Tensor]]]:
-        """The step for batches of any fixed size: (B, F) statistics, (B,) slots and restarts to packed results.
+    def _batch(self, arrived: Arrived) -> Batch:
+        """A piece as it is sent off. That something is unknown is seen here, where the rows still lie in host memory."""
+        self._complete = self._complete and not np.isnan(arrived.rows).any()
+        return Batch(Laid(fitting(self._rows, len(arrived.rows)), complete=self._complete), arrived)
+
+    def laid(self, laid: Laid) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, tuple[Kept, Tensor]]]:
+        """The step for batches of a fixed size: (B, F) statistics, (B,) slots and restarts to packed results.
 
         What it keeps is in sorted order; beside it lies where each row of the batch is.
         """
@@ -200,7 +206,7 @@ class DeviceRoad:
             groups = group(slots)
             rows, restart = (given.index_select(0, groups.order) for given in (rows, restart))
             buffer, windows = self._windows.push(groups, rows, restart)
-            judged = self._laid.judge(self._laid.read(buffer), windows)
+            judged = self._laid.judge(self._laid.read(buffer, complete=laid.complete), windows)
             probability, verdict = _weighed(judged.logits, self._temperature)
             packed = pack(groups, self._tail.p_value(verdict), verdict[:, None], probability)
             return packed, (Kept(buffer, windows, judged.attention), groups.unsorted(groups.place))
@@ -208,12 +214,13 @@ class DeviceRoad:
         return step
 
     def state(self) -> dict[str, Tensor]:
-        """The windows. Whether all of them are known is not asked here, and so not claimed."""
-        return {"complete": torch.tensor(False), **self._windows.state()}
+        """What `HostRoad.state` gives."""
+        return {"complete": torch.tensor(self._complete), **self._windows.state()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from the `state()` of either road; RuntimeError when sizes differ."""
         self._windows.restore(state)
+        self._complete = bool(state["complete"])
 
 
 def _weighed(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -30,3 +35,24 @@ def test_alone_nothing_is_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Linear(1, 1)
     assert alone.wrap(model) is model
     alone.leave()
+
+
+GATHERED = """
+import numpy as np, torch
+from models.together import gather
+together = gather(torch.device("cuda"))
+total = int(together.sum(np.array([together.rank + 1.0]))[0])
+print(torch.distributed.get_backend(), together.device, torch.cuda.current_device(), total, together.spread(b"all"))
+together.leave()
+"""
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices: nccl takes one process on each")
+def test_processes_on_cuda_meet_by_nccl_each_on_the_device_of_its_local_rank() -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [*torchrun, sys.executable, "-c", GATHERED]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == [f"nccl cuda:{rank} {rank} 3 b'all'" for rank in range(2)]
