@@ -132,12 +132,13 @@ def train(arguments: argparse.Namespace, command: str, settings: config.Settings
 
     from models.checkpoint import DEFAULT_MODEL, load, save  # noqa: PLC0415
     from models.site import Budget  # noqa: PLC0415
-    from sensor.commands.record import read_record  # noqa: PLC0415
     from sensor.kernels import prepare_cache  # noqa: PLC0415
+
+    prepare_cache()  # before anything imports a kernel
+    from sensor.commands.record import read_record  # noqa: PLC0415
     from sensor.labels import Labels  # noqa: PLC0415
     from sensor.service_site import now  # noqa: PLC0415
 
-    prepare_cache()
     torch.set_num_threads(1)  # the sensor is at work beside it, and one thread repeats itself exactly
     labels: list[Labels] = [Labels.read(path) for path in arguments.labels]
     record = read_record(site.record, labels)
