@@ -23,6 +23,7 @@ import pytest
 
 T = TypeVar("T")
 
+PREFIX = "netseq-"
 CLONE_NEWNET = 0x4000_0000
 PATIENCE_S = 30.0
 """For anything that a test waits for: long, because the machine is shared."""
@@ -37,11 +38,20 @@ def run(*command: str) -> str:
     return done.stdout + done.stderr
 
 
+def delete_left_over() -> None:
+    """Delete namespaces whose tests were killed before they could."""
+    for door in Path("/run/netns").glob(f"{PREFIX}*"):
+        owner = door.name.removeprefix(PREFIX).split("-")[0]
+        if owner.isdigit() and not Path("/proc", owner).exists():
+            subprocess.run(["ip", "netns", "delete", door.name], capture_output=True, check=False)  # another test may be faster
+
+
 class Namespace:
     """One network namespace, with nothing in it but a loopback interface."""
 
     def __init__(self) -> None:
-        self.name = f"netseq-{os.getpid()}-{next(_numbers)}"
+        delete_left_over()
+        self.name = f"{PREFIX}{os.getpid()}-{next(_numbers)}"
         run("ip", "netns", "add", self.name)
         self._pools: list[ThreadPoolExecutor] = []
         for scope in ("all", "default"):  # neighbour discovery would be heard among the test's packets

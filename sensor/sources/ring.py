@@ -40,6 +40,7 @@ from sensor.sources.ring_socket import (
     filter_for,
     find,
     found,
+    no_ring,
     open_ring,
     packet_socket,
     plan,
@@ -64,7 +65,7 @@ class _Tap:
     def __init__(self, number: int, interface: Interface) -> None:
         self.number = number
         self.name = interface.name
-        self.index = interface.index
+        self.interface_number = interface.number
         self.hearing: socket.socket | None = None
         self.lost = False
         self.losses = self.drops = self.freezes = 0
@@ -119,7 +120,10 @@ class RingSource:
         self._wait_s = wait_s
         self._tell = tell
         self._taps = [_Tap(number, interface) for number, interface in enumerate(present)]
-        self._memory = RingMemory(len(present), self._plan.ring_bytes)
+        try:
+            self._memory = RingMemory(len(present), self._plan.ring_bytes)
+        except OSError as error:
+            raise no_ring(", ".join(interfaces), self._plan, error) from error
         self._rings = np.zeros(len(present), RING)
         self._rows = np.empty(block_frames, FRAME)
         self._lock = threading.Lock()  # of the sockets: counters are read from other threads
@@ -271,7 +275,7 @@ class RingSource:
             if interface is None or not interface.up:
                 continue
             # With its old number the kernel has the socket listening again by itself.
-            if (tap.hearing is not None and tap.index == interface.index) or self._open_again(tap, interface):
+            if (tap.hearing is not None and tap.interface_number == interface.number) or self._open_again(tap, interface):
                 tap.lost = False
                 self._tell("interface_back", tap.name)
 
@@ -289,7 +293,7 @@ class RingSource:
         hearing = open_ring(interface, self._plan, self._filter, join)
         if hearing is None:
             return False
-        tap.index = interface.index
+        tap.interface_number = interface.number
         self._memory.lay(tap.number, hearing)
         base, ring = tap.number * self._plan.ring_bytes, self._rings[tap.number]
         self._broken += int(ring["broken"])
@@ -310,7 +314,7 @@ class RingSource:
         if hearing is None:
             return
         if self._groups is not None:
-            self._groups.leave(tap.index, self._worker)
+            self._groups.leave(tap.interface_number, self._worker)
         self._memory.clear(tap.number)
         hearing.close()  # epoll forgets it
 

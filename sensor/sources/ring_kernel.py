@@ -76,8 +76,8 @@ def _acquire(typing_context, array, at):  # type: ignore[no-untyped-def]  # numb
     """Code for `load_status`."""
 
     def code(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        loaded = builder.load_atomic(_word(context, builder, signature, args), "acquire", 4)
-        return builder.zext(loaded, ir.IntType(64))
+        word = _word(context, builder, signature, args)  # type: ignore[no-untyped-call]  # as above
+        return builder.zext(builder.load_atomic(word, "acquire", 4), ir.IntType(64))
 
     return types.int64(array, at), code
 
@@ -86,8 +86,9 @@ def _release(typing_context, array, at, status):  # type: ignore[no-untyped-def]
     """Code for `store_status`."""
 
     def code(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        word = _word(context, builder, signature, args)  # type: ignore[no-untyped-call]  # as above
         number = context.cast(builder, args[2], signature.args[2], types.int32)
-        builder.store_atomic(number, _word(context, builder, signature, args), "release", 4)
+        builder.store_atomic(number, word, "release", 4)
         return context.get_dummy_value()
 
     return types.void(array, at, status), code

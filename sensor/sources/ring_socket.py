@@ -42,7 +42,6 @@ BLOCK_BYTES = 1 << 20
 """Of a ring's block: four of the longest frames, and at 500,000 packets a second more than a thousand of them, so that a
 block costs little; 64 of them still cut the default ring finely."""
 LEAST_BLOCKS = 4
-SLOT_BYTES = 2048  # asked for and, in this version, not used: frames of a block lie as closely as they can
 TAG_ROOM_BYTES = 4  # before each frame: a VLAN tag is put back there
 
 MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS = 0x01, 0x02, 0x10, 0x20
@@ -65,7 +64,8 @@ class Interface(NamedTuple):
     """An interface as it is now."""
 
     name: str
-    index: int
+    number: int
+    """Another one after it was deleted and made again."""
     up: bool
     hardware: int
     """ARPHRD_*."""
@@ -88,12 +88,12 @@ def find(name: str) -> Interface | None:
     request = struct.pack("16s24x", raw)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
         try:
-            index = socket.if_nametoindex(name)
+            number = socket.if_nametoindex(name)
             flags = struct.unpack_from("H", fcntl.ioctl(asking, SIOCGIFFLAGS, request), NAME_BYTES)[0]
             hardware = struct.unpack_from("H", fcntl.ioctl(asking, SIOCGIFHWADDR, request), NAME_BYTES)[0]
         except OSError:
             return None
-    return Interface(name, index, bool(flags & IFF_UP), hardware)
+    return Interface(name, number, bool(flags & IFF_UP), hardware)
 
 
 def found(name: str) -> Interface:
@@ -158,21 +158,21 @@ class FanoutGroups:
     def join(self, hearing: socket.socket, interface: Interface, worker: int) -> bool:
         """Join a bound socket to the interface's group; False while it is another worker's turn."""
         with self._lock:
-            members = self._members.setdefault(interface.index, set())
+            members = self._members.setdefault(interface.number, set())
             if members != set(range(worker)):
                 return False
             flags = FANOUT_IGNORE_OUTGOING if interface.hardware == ARPHRD_LOOPBACK else 0
             flags |= 0 if members else FANOUT_UNIQUE_ID  # the kernel finds a number that no other process has
-            asked = (FANOUT_HASH | flags) << 16 | (self._ids[interface.index] if members else 0)
+            asked = (FANOUT_HASH | flags) << 16 | (self._ids[interface.number] if members else 0)
             hearing.setsockopt(SOL_PACKET, PACKET_FANOUT, struct.pack("I", asked))
-            self._ids[interface.index] = hearing.getsockopt(SOL_PACKET, PACKET_FANOUT) & 0xFFFF
+            self._ids[interface.number] = hearing.getsockopt(SOL_PACKET, PACKET_FANOUT) & 0xFFFF
             members.add(worker)
             return True
 
-    def leave(self, index: int, worker: int) -> None:
-        """Forget a worker whose socket on the interface of this index is closed."""
+    def leave(self, number: int, worker: int) -> None:
+        """Forget a worker whose socket on the interface of this number is closed."""
         with self._lock:
-            self._members.get(index, set()).discard(worker)
+            self._members.get(number, set()).discard(worker)
 
 
 class RingPlan(NamedTuple):
@@ -194,6 +194,11 @@ def plan(ring_mib: int, block_ms: int, promiscuous: bool) -> RingPlan:
     return RingPlan(max(LEAST_BLOCKS, (ring_mib << 20) // BLOCK_BYTES), block_ms, promiscuous)
 
 
+def no_ring(name: str, ring: RingPlan, error: OSError) -> InterfaceFailed:
+    """What to say when there is no memory for a ring."""
+    return InterfaceFailed(f"{name}: the kernel gives no ring of {ring.ring_bytes >> 20} MiB ({error.strerror}): ask for less")
+
+
 def open_ring(
     interface: Interface, ring: RingPlan, expression: str, join: Callable[[socket.socket], bool] | None = None
 ) -> socket.socket | None:
@@ -206,20 +211,17 @@ def open_ring(
         program = filter_for(interface, expression)
         hearing.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V3)
         hearing.setsockopt(SOL_PACKET, PACKET_RESERVE, TAG_ROOM_BYTES)
-        slots = ring.ring_bytes // SLOT_BYTES
-        request = struct.pack("7I", BLOCK_BYTES, ring.blocks, SLOT_BYTES, slots, ring.block_ms, 0, 0)
+        # In this version frames lie as closely as they can; the slots that are asked for, one a block, are not used.
+        request = struct.pack("7I", BLOCK_BYTES, ring.blocks, BLOCK_BYTES, ring.blocks, ring.block_ms, 0, 0)
         try:
             hearing.setsockopt(SOL_PACKET, PACKET_RX_RING, request)
         except OSError as error:
-            mib = ring.ring_bytes >> 20
-            raise InterfaceFailed(
-                f"{interface.name}: the kernel gives no ring of {mib} MiB ({error.strerror}): ask for less"
-            ) from error
+            raise no_ring(interface.name, ring, error) from error
         _attach(hearing, interface, expression, bpf.REJECT if join else program)
         if interface.hardware == ARPHRD_LOOPBACK:  # it hears each packet as it goes out and as it comes in
             hearing.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
         if ring.promiscuous:
-            hearing.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, struct.pack("IHH8x", interface.index, PACKET_MR_PROMISC, 0))
+            hearing.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, struct.pack("IHH8x", interface.number, PACKET_MR_PROMISC, 0))
         hearing.bind((interface.name, ETH_P_ALL))
         if join is not None:
             # Until it has joined it would hear what is the other workers', hence the filter that lets nothing through.
