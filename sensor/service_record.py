@@ -89,6 +89,7 @@ class Recorder:
         self._failing = False
         self._hour_us = 0
         self._pairs: set[int] = set()
+        self._pairs_before: set[int] = set()
         self._attackers: dict[int, None] = {}
         warm()
         self._thread = threading.Thread(target=self._run, name="record", daemon=True)
@@ -241,33 +242,35 @@ class Recorder:
         return FlowBatch(flows[kept], uids)
 
     def _look(self, flows: NDArray[np.void]) -> None:
-        """Take account of time and conversation-hours. The median of a batch is no victim of single broken stamps."""
-        now_us = int(np.median(flows["last_us"]))
-        seen = self.seen
+        """Take account of time and conversation-hours."""
+        seen, times = self.seen, np.sort(flows["last_us"])
         if seen.flows == 0:
-            seen.since_us = seen.latest_us = now_us
-        seen.learned_us += min(max(now_us - seen.latest_us, 0), SILENCE_US)
-        if now_us > seen.latest_us or seen.latest_us - now_us > BACK_HOURS * HOUR_US:
-            seen.latest_us = now_us
-        hour_us = now_us // HOUR_US * HOUR_US
+            seen.since_us = seen.latest_us = int(times[0])
+        seen.flows += len(flows)
+        later = times[times > seen.latest_us]
+        seen.learned_us += int(np.minimum(np.diff(later, prepend=seen.latest_us), SILENCE_US).sum())
+        middle_us = int(times[len(times) // 2])  # single broken stamps neither open a file nor stop the account for long
+        seen.latest_us = max(seen.latest_us, int(times[-1]))
+        if seen.latest_us - middle_us > BACK_HOURS * HOUR_US:
+            seen.latest_us = middle_us
+        hour_us = middle_us // HOUR_US * HOUR_US
         if hour_us > self._hour_us or self._hour_us - hour_us > BACK_HOURS * HOUR_US:
             self._hour_us = hour_us
-            self._pairs.clear()
-        seen.flows += len(flows)
+            self._pairs_before, self._pairs = self._pairs, set()
         if len(self._pairs) < HOUR_PAIRS:
-            before = len(self._pairs)
-            self._pairs.update(_pairs(flows).tolist())
-            seen.conversation_hours += len(self._pairs) - before
+            new = set(_pair_hours(flows).tolist()) - self._pairs_before - self._pairs
+            seen.conversation_hours += len(new)
+            self._pairs |= new
 
 
-def _pairs(flows: NDArray[np.void]) -> NDArray[np.uint64]:
-    """(m,) different numbers for the pairs of hosts in (n,) FLOW rows, whichever end began."""
+def _pair_hours(flows: NDArray[np.void]) -> NDArray[np.uint64]:
+    """(m,) different numbers for the pairs of hosts in (n,) FLOW rows, whichever end began, and the hours they ended in."""
     mixed = np.zeros(len(flows), np.uint64)
     for end in ("src", "dst"):
         host = flows[f"{end}_hi"] * np.uint64(0x9E37_79B9_7F4A_7C15) ^ flows[f"{end}_lo"]
         host = (host ^ host >> np.uint64(30)) * np.uint64(0xBF58_476D_1CE4_E5B9)
         mixed += host ^ host >> np.uint64(27)
-    return np.unique(mixed)
+    return np.unique(mixed + (flows["last_us"] // HOUR_US).astype(np.uint64) * np.uint64(0x94D0_49BB_1331_11EB))
 
 
 def _number(address: str) -> int:

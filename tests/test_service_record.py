@@ -209,6 +209,26 @@ def test_a_night_without_traffic_is_not_counted_as_learned(recorder: Recorder) -
     assert recorder.seen.learned_us == pytest.approx(120e6 + 900e6, abs=1e4)
 
 
+def test_a_batch_that_spans_hours_counts_each_of_them(recorder: Recorder) -> None:
+    flows = some_flows(300)
+    flows["src_lo"], flows["dst_lo"] = V4_MAPPED + 1, V4_MAPPED + 2
+    flows["last_us"] = BEGIN_US + np.arange(300) * 60_000_000
+    recorder.record(FlowBatch(flows), [])
+    assert recorder.flush(PATIENCE_S)
+    assert recorder.seen.learned_us == 299 * 60_000_000
+    assert recorder.seen.conversation_hours == 5
+
+
+def test_a_broken_stamp_neither_ends_learning_nor_stops_it(recorder: Recorder) -> None:
+    for minute in range(10):
+        flows = some_flows(5, at_us=BEGIN_US + minute * 60_000_000)
+        flows["last_us"][0] += (minute == 3) * 10_000 * HOUR_US
+        recorder.record(FlowBatch(flows), [])
+    assert recorder.flush(PATIENCE_S)
+    assert 500e6 < recorder.seen.learned_us < 540e6 + 900e6 + 1e6
+    assert recorder.seen.latest_us < BEGIN_US + HOUR_US
+
+
 def test_conversation_hours_are_pairs_in_each_hour(recorder: Recorder) -> None:
     flows = some_flows(400)
     turned = flows.copy()

@@ -360,3 +360,7 @@ def summary(arguments: argparse.Namespace, manifest: Manifest, bundle: Bundle, d
         *(f"left out     {number:,} {what}" for what, number in lost.most_common()),
     ]
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
