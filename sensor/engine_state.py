@@ -2,7 +2,8 @@
 
 A restart and a reload are the same thing to a Judge: a new one, laid out by the present settings and models, takes up what
 another remembered. `remembered` copies that: of every table the rows that are in use (slots are given out in order, so they
-come first), of every model the states and evidence of these slots, of every watch the quiet times and the rate. `take_up`
+come first), of every model the states and evidence of these slots, of every watch the quiet times and the rate, and what the
+fixed rules raised. `take_up`
 puts it into another Judge, whose tables may have another size: the conversations used last are kept. What was set
 (budget, quiet time) is no memory: the new Judge's own counts at once.
 
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sensor.conversations import ROW, Conversations
+from sensor.detect_rules_table import ROW as RULE_ROW
 from sensor.detect_watch import RATE_HOURS, WATCH, Watch
 
 if TYPE_CHECKING:
@@ -102,6 +104,7 @@ def remembered(judge: Judge) -> Memory:
         name: _copied(array if table is None else array[: tables[table].live], room, name, array.nbytes)
         for name, (array, table) in _arrays(judge).items()
     }
+    arrays |= {f"rules.{name}": torch.from_numpy(value) for name, value in _rules(judge).items()}
     told = Told(
         layout=layout(),
         vocabulary=judge.vocabulary.to_json(),
@@ -174,6 +177,8 @@ def take_up(judge: Judge, memory: Memory, *, same_model: bool = False, now_us: i
         if name in states:
             part.scorer.restore(states[name])
         lines += _unkept(part.told, memory.told.parts.get(name), going=name in going)
+    rules = _numbers(memory, "rules")
+    judge.rules.restore({name: value.view(np.uint64) if name == "seeds" else value for name, value in rules.items()})
     gone = {name: part.counters for name, part in memory.told.parts.items() if name not in going}
     lines += [
         f"{memory.told.parts[name].model} is not used any more: what it remembered is gone"
@@ -186,7 +191,7 @@ def take_up(judge: Judge, memory: Memory, *, same_model: bool = False, now_us: i
 
 def layout() -> str:
     """What arrays of rows look like: netseqs that agree on it read each other's memory."""
-    return f"{LAYOUT} {ROW.descr} {WATCH.descr} {RATE_HOURS}"
+    return f"{LAYOUT} {ROW.descr} {WATCH.descr} {RATE_HOURS} {RULE_ROW.descr}"
 
 
 def _tables(judge: Judge) -> dict[str, Conversations]:
@@ -238,7 +243,17 @@ def _wanted(judge: Judge, told: Told, shapes: Mapping[str, Shape]) -> dict[str, 
             rows = shapes.get(f"{table}.rows")
             live = (rows.sizes[0] if rows is not None and rows.sizes else 0,)
             wanted[name] = Shape(array.dtype, tuple(array.shape) if table is None else (*live, *array.shape[1:]))
+    for rule, numbers in _rules(judge).items():
+        name, sizes = f"rules.{rule}", tuple(numbers.shape)
+        there = shapes.get(name)
+        begins = there.sizes[:1] if there is not None and numbers.ndim > 1 else sizes[:1]  # rows of rules, of any number
+        wanted[name] = Shape(torch.from_numpy(numbers).dtype, (*begins, *sizes[1:]))
     return wanted
+
+
+def _rules(judge: Judge) -> Numbers:
+    """What the fixed rules remember; torch has no use for unsigned numbers of 64 bits."""
+    return {name: value.view(np.int64) if name == "seeds" else value for name, value in judge.rules.state().items()}
 
 
 def _take_table(name: str, table: Conversations, numbers: Numbers, now_us: int | None) -> list[str]:

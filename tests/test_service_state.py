@@ -27,11 +27,10 @@ from sensor import config
 from sensor.conversations import HOUR_US
 from sensor.engine import Judge
 from sensor.flows import copied
-from sensor.schema import FLOW, Alert, FlowBatch
+from sensor.schema import CONN_STATES, FLOW, TCP, V4_MAPPED, Alert, FlowBatch
 from sensor.service_state import HEAD_BYTES, StateRefused, set_aside, take, take_up, write
 
 BATCH = 32
-DAY_US = 24 * HOUR_US
 MODELS = pytest.mark.parametrize("last_flows", [None, "pair", "host"])
 
 
@@ -180,6 +179,30 @@ def test_quiet_times_and_the_rate_outlive_a_restart(tmp_path: Path) -> None:
     assert after.counters() == before.counters()
 
 
+def sweep(at_us: int) -> FlowBatch:
+    """One host that tries 150 others within a second, and gets no answer."""
+    rows = np.zeros(150, FLOW)
+    rows["src_lo"], rows["dst_lo"] = V4_MAPPED + 7, V4_MAPPED + (10 << 24) + np.arange(150)
+    rows["protocol"], rows["dst_port"], rows["conn_state"] = TCP, 445, CONN_STATES.index("S0")
+    rows["first_us"] = rows["last_us"] = at_us + np.arange(150) * 1000
+    return FlowBatch(rows)
+
+
+def test_quiet_times_of_fixed_rules_outlive_a_restart(tmp_path: Path) -> None:
+    start_us = int(flows()["last_us"].max())
+    before, after, fresh = judge(), judge(), judge()
+
+    def swept(one: Judge, at_us: int) -> int:
+        return len([alert for alert in one.judge(sweep(at_us)) if alert.signature == "NetSeq::Sweep"])
+
+    assert swept(before, start_us) == 1
+    write(tmp_path / "state", take(before, {}))
+    take_up(tmp_path / "state", after)
+    assert after.counters() == before.counters()
+    assert (swept(after, start_us + 600_000_000), swept(fresh, start_us + 600_000_000)) == (0, 1)
+    assert swept(after, start_us + 3_700_000_000) == 1
+
+
 def moved(by_us: int) -> list[FlowBatch]:
     """All flows at another time, whole hours away."""
     rows = copied(flows())
@@ -191,7 +214,7 @@ def moved(by_us: int) -> list[FlowBatch]:
 def test_a_clock_that_was_ahead_before_a_restart_silences_no_conversation(tmp_path: Path) -> None:
     now_us = time.time_ns() // 1000 - int(flows()["last_us"].max())
     one = judge()
-    assert judged(one, moved(now_us + 30 * DAY_US))
+    assert judged(one, moved(now_us + 12 * HOUR_US))
     write(tmp_path / "state", take(one, {}))
     told: list[str] = []
     live, held = judge(), judge()
