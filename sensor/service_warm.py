@@ -40,6 +40,8 @@ def warm(settings: Settings, bundle: Bundle, flows: FlowBundle | None, device: t
         engine.feed(_frames(again))
         engine.tick((1 + again) * 1_000_000_000)
     engine.drain()
+    conversations = engine.judge.conversations
+    conversations.restore(conversations.state())  # what takes a state up has a kernel of its own
 
 
 def _frames(start_s: int) -> FrameBlock:

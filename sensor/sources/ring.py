@@ -17,6 +17,7 @@ interface that goes down is heard again as soon as it is up; one that was delete
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -48,6 +49,9 @@ from sensor.sources.ring_socket import (
 )
 
 __all__ = ["FanoutGroups", "InterfaceFailed", "RingSource", "check", "fanned_out"]
+
+GONE = (errno.ENODEV, errno.ENXIO, errno.ENETDOWN)
+"""What is said of an interface that went away while it was opened."""
 
 LOOK_S = 1.0
 """How often a lost interface is looked for."""
@@ -126,6 +130,8 @@ class RingSource:
             raise no_ring(", ".join(interfaces), self._plan, error) from error
         self._rings = np.zeros(len(present), RING)
         self._rows = np.empty(block_frames, FRAME)
+        walk_rings(self._memory.writable, self._rings[:0], self._rows, 0)  # compiled now, not when packets come
+        give_back(self._memory.writable, self._rings[:0])
         self._lock = threading.Lock()  # of the sockets: counters are read from other threads
         self._stopping = self._deaf = self._closed = False
         self._quiet_s = self._unlooked_s = 0.0
@@ -136,7 +142,7 @@ class RingSource:
         self._events.register(self._wake, select.EPOLLIN)
         try:
             for tap, interface in zip(self._taps, present, strict=True):
-                if not (interface.up and self._open(tap, interface)):
+                if not (interface.up and self._open_at_first(tap, interface)):
                     self._lose(tap)
         except BaseException:
             self.close()
@@ -278,6 +284,14 @@ class RingSource:
             if (tap.hearing is not None and tap.interface_number == interface.number) or self._open_again(tap, interface):
                 tap.lost = False
                 self._tell("interface_back", tap.name)
+
+    def _open_at_first(self, tap: _Tap, interface: Interface) -> bool:
+        try:
+            return self._open(tap, interface)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            return False
 
     def _open_again(self, tap: _Tap, interface: Interface) -> bool:
         try:
