@@ -37,6 +37,20 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 INSIDE = {"PATH": PATH, "LC_ALL": "C.UTF-8", "HOME": "/root", "SYSTEMD_PAGER": "", "SYSTEMD_COLORS": "0"}
 
 
+MEMORY, ROOM = Path("/dev/shm"), 6 << 30  # noqa: S108  # folders of random names are made in it
+"""Where installations are made, if that much is free: a disk that trims what is removed took minutes for a gigabyte."""
+
+
+@contextlib.contextmanager
+def folder() -> Iterator[Path]:
+    """A folder for some gigabytes, in memory if there is room; it is removed at the end."""
+    available = int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) << 10
+    roomy = MEMORY.is_dir() and min(available // 2, shutil.disk_usage(MEMORY).free) > ROOM
+    with tempfile.TemporaryDirectory(prefix="netseq-system-", dir=MEMORY if roomy else None) as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
 def why_not() -> str:
     """Why no machine can be booted here, or ""."""
     if os.geteuid() != 0:
@@ -134,8 +148,8 @@ class Machine:
         return self._enter(command).returncode == 0
 
     def _enter(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        enter = ["nsenter", "--target", str(self.leader), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--wd=/"]
-        whole = [*enter, *command]
+        enter = ["nsenter", "--target", str(self.leader), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
+        whole = [*enter, "env", "--chdir=/", *command]  # the folder of this process is none inside
         return subprocess.run(
             whole, check=False, env=INSIDE, text=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=600
         )
@@ -166,27 +180,31 @@ class Machine:
 
 
 @contextlib.contextmanager
-def machine(folder: Path) -> Iterator[Machine]:
+def machine() -> Iterator[Machine]:
     """A machine that is not booted yet, over the cached tree; it is taken away at the end."""
     reason = why_not()
     if reason:
         pytest.skip(reason)
-    base = tree()
-    for name in ("changes", "work", "root"):
-        (folder / name).mkdir(parents=True)
-    layers = f"lowerdir={base},upperdir={folder}/changes,workdir={folder}/work"
-    said(["mount", "-t", "overlay", "overlay", "-o", layers, str(folder / "root")])
-    made = Machine(folder)
-    try:
-        enter = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network", "-D", str(made.root), "true"]
-        tried = subprocess.run(enter, check=False, capture_output=True, text=True, timeout=60)
-        if tried.returncode:
-            pytest.skip(f"systemd-nspawn cannot start a machine here: {tried.stderr.strip()}")
-        yield made
-    finally:
-        made.off()
-        said(["umount", str(folder / "root")])
-        shutil.rmtree(folder, ignore_errors=True)
+    with folder() as place:
+        for name in ("changes", "work", "root"):
+            (place / name).mkdir()
+        layers = f"lowerdir={tree()},upperdir={place}/changes,workdir={place}/work"
+        said(["mount", "-t", "overlay", "overlay", "-o", layers, str(place / "root")])
+        made = Machine(place)
+        try:
+            _try_to_start(made)
+            yield made
+        finally:
+            made.off()
+            said(["umount", str(place / "root")])
+
+
+def _try_to_start(made: Machine) -> None:
+    """Skip where nspawn cannot start anything."""
+    enter = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network", "-D", str(made.root), "true"]
+    tried = subprocess.run(enter, check=False, capture_output=True, text=True, timeout=60)
+    if tried.returncode:
+        pytest.skip(f"systemd-nspawn cannot start a machine here: {tried.stderr.strip()}")
 
 
 def until(fact: Callable[[], object], seconds: float, tell: Callable[[], str]) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from machine import PYTHON, said, why_not
+from machine import PYTHON, ROOT, folder, said, why_not
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not() or "none")]
 
@@ -22,10 +23,10 @@ def files_of(root: Path) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("root")
-    make("install", made)
-    return made
+def root() -> Iterator[Path]:
+    with folder() as made:
+        make("install", made)
+        yield made
 
 
 def test_no_file_tells_where_it_was_made(root: Path) -> None:
@@ -47,7 +48,6 @@ def test_what_install_wrote_down_is_what_lies_outside_its_folder(root: Path) -> 
 
 def test_an_upgrade_replaces_what_nobody_edited_and_a_removal_leaves_nothing(root: Path) -> None:
     share = root / "opt/netseq/share/netseq"
-    new = (root / CONFIG).read_text()
     for older in (root / CONFIG, share / "sensor.toml"):  # as if an older version had shipped another
         older.write_text("# an older example\n")
     gone = "/usr/local/lib/systemd/system/netseq-of-old.service"  # as if that had one unit more
@@ -55,7 +55,7 @@ def test_an_upgrade_replaces_what_nobody_edited_and_a_removal_leaves_nothing(roo
     (share / "installed").open("a").write(f"{gone}\n")
     told = make("install", root)
     assert "edited" not in told
-    assert (root / CONFIG).read_text() == new
+    assert (root / CONFIG).read_text() == (ROOT / "systemd/sensor.toml").read_text()
     assert not (root / gone[1:]).exists()
     make("uninstall", root)
     assert files_of(root) == set()

@@ -31,8 +31,8 @@ def blocks() -> dict[str, list[str]]:
 
 
 @pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    with machine(tmp_path_factory.mktemp("operations") / "machine") as made:
+def fresh() -> Iterator[Machine]:
+    with machine() as made:
         source = made.root / "root/netseq"
         source.mkdir()
         for name in SOURCE:

@@ -46,8 +46,8 @@ PORT_SCAN = "5985/tcp"
 
 
 @pytest.fixture(scope="module")
-def sensor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    with machine(tmp_path_factory.mktemp("service") / "machine") as made:
+def sensor() -> Iterator[Machine]:
+    with machine() as made:
         said(["make", "--no-print-directory", "install", f"DESTDIR={made.root}", f"PYTHON={PYTHON}"])
         (made.root / "etc/netseq/sensor.toml").write_text(CONFIG)
         demo = gzip.decompress((ROOT / "tests/data/demo.pcap.gz").read_bytes())
