@@ -1,7 +1,7 @@
 """What alerted, as a label file, so that nothing of it is ever learned as ordinary (docs/labels.md, docs/learning.md).
 
 An attacker who is patient teaches a sensor that attacks are ordinary. So every alert adds a line here: a model's alert its
-two hosts, until a day after; a fixed rule's alert the host that began it, and what the victim got meanwhile. The file is
+two hosts, until a day after; a fixed rule's alert the host that it caught, and what a flood's victim got meanwhile. The file is
 only ever added to, so that a person may delete a line of it ("that was ordinary") and be heard; it is written anew, beside
 and renamed, only when it has grown too long. `service_record` calls this in the thread that writes.
 """
@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sensor.labels import Labels, LabelsError, Line
-from sensor.schema import Alert
+from sensor.schema import Alert, RuleReason
 
 NAME = "alerted.csv"
 HEADER = ("from", "to", "src", "dst", "both", "label")
@@ -31,8 +31,11 @@ MODEL_DAYS = 1
 """Days after an alert of a model in which its conversation is not learned from."""
 RULE_DAYS = 30
 """The same for a host that attacked by a fixed rule: what it does besides is no pattern to learn either."""
-AFTER_US = 3_600_000_000
-"""How long after a rule's alert the victim's own traffic is still its victim's: the flows of a flood end late."""
+BEFORE_US, AFTER_US = 120_000_000, 3_600_000_000
+"""How long before and after a flood's alert what came to its victim is no ordinary traffic. A flood that goes on alerts again."""
+FEW = 3
+"""Sources of a flood, at most, of which the one named counts as its attacker: of more, it may be forged, or a client whose
+server was down."""
 AGAIN_US = DAY_US // 4
 """An alert that puts off its line's end by less adds none: a scan that goes on would fill the file."""
 MOST_LINES = 10_000
@@ -44,6 +47,22 @@ LAST_US = 9_000_000_000_000_000
 def by_rule(alert: Alert) -> bool:
     """Tell whether a fixed rule raised the alert, and not a model."""
     return alert.model.startswith(RULES_MODEL)
+
+
+def sources_of(alert: Alert) -> int:
+    """From how many hosts came what a rule alerted on."""
+    return max([1, *(reason.sources for reason in alert.reasons if isinstance(reason, RuleReason))])
+
+
+def attacker_of(alert: Alert) -> str:
+    """The host that a fixed rule caught; "" where there were too many for the one that is named to mean anything."""
+    return alert.src if by_rule(alert) and sources_of(alert) <= FEW else ""
+
+
+def victim_of(alert: Alert) -> str:
+    """The host that a flood went to; "" for other alerts. Of a sweep, the one named is one of many."""
+    flood = any(isinstance(reason, RuleReason) and reason.part == "attempts" for reason in alert.reasons)
+    return alert.dest if by_rule(alert) and flood else ""
 
 
 class Alerted:
@@ -79,10 +98,11 @@ class Alerted:
             yield from self._row("", alert.last_seen_us + MODEL_DAYS * DAY_US, alert.src, alert.dest, alert.signature, "yes")
             return
         label = BY_RULE + alert.signature
-        yield from self._row("", alert.last_seen_us + RULE_DAYS * DAY_US, alert.src, "", label, "yes")
-        if alert.dest:
-            begun = _time(alert.first_seen_us)
-            yield from self._row(begun, alert.last_seen_us + AFTER_US, "", alert.dest, label, "no")
+        if attacker := attacker_of(alert):
+            yield from self._row("", alert.last_seen_us + RULE_DAYS * DAY_US, attacker, "", label, "yes")
+        if victim := victim_of(alert):
+            begun = _time(alert.first_seen_us - BEFORE_US)
+            yield from self._row(begun, alert.last_seen_us + AFTER_US, "", victim, label, "no")
 
     def _row(self, begun: str, end_us: int, src: str, dst: str, label: str, both: str) -> Iterator[tuple[str, ...]]:
         least_us = AGAIN_US if not begun else 1

@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensor.schema import V4_MAPPED, Alert, FlowBatch
-from sensor.service_alerted import NAME, Alerted, by_rule
+from sensor.service_alerted import AFTER_US, NAME, Alerted, attacker_of, by_rule, victim_of
 from sensor.service_record_files import PIECE_ROWS, NoRoom, RecordFiles, warm
 from sensor.sinks.lines import SinkFailed
 
@@ -41,7 +41,7 @@ HOUR_PAIRS = 1 << 17
 BACK_HOURS = 2
 """A batch belongs to the hour before when flows end late; further back, the clock was set back."""
 ATTACKERS = 4096
-"""Hosts caught by a fixed rule whose flows are not recorded; of more, the latest."""
+"""Hosts caught by a fixed rule, or flooded, whose flows are not recorded; of more, the latest."""
 
 Tell = Callable[[str, str], None]
 """Takes the name of an event and a line about it."""
@@ -90,7 +90,8 @@ class Recorder:
         self._hour_us = 0
         self._pairs: set[int] = set()
         self._pairs_before: set[int] = set()
-        self._attackers: dict[int, None] = {}
+        self._attackers: dict[int, int] = {}
+        self._victims: dict[int, int] = {}
         warm()
         self._thread = threading.Thread(target=self._run, name="record", daemon=True)
         self._thread.start()
@@ -158,11 +159,10 @@ class Recorder:
     def _account(self, alerts: Sequence[Alert]) -> None:
         """Remember what alerted."""
         for alert in alerts:
-            if by_rule(alert):
-                self._attackers.pop(_number(alert.src), None)
-                self._attackers[_number(alert.src)] = None
-                if len(self._attackers) > ATTACKERS:
-                    del self._attackers[next(iter(self._attackers))]
+            if attacker := attacker_of(alert):
+                _newest(self._attackers, _number(attacker), 0)
+            if victim := victim_of(alert):
+                _newest(self._victims, _number(victim), alert.last_seen_us + AFTER_US)
         models = [alert for alert in alerts if not by_rule(alert)]
         self.seen.model_alerts += len(models)
         heeded = [alert for alert in alerts if by_rule(alert) or self.heeds_models]
@@ -177,7 +177,7 @@ class Recorder:
 
     def _write(self, batch: FlowBatch) -> None:
         """Write one batch, as far as the disk takes it."""
-        batch = self._without_attackers(batch)
+        batch = self._without_attacks(batch)
         if not len(batch.flows):
             return
         self._look(batch.flows)
@@ -224,22 +224,22 @@ class Recorder:
             self._tell("record_stopped", line)
         self._failing = True
 
-    def _without_attackers(self, batch: FlowBatch) -> FlowBatch:
-        """Leave out flows of hosts that a fixed rule caught: training would, and a flood would push everything else out."""
-        attackers = list(self._attackers)
-        if not attackers:
+    def _without_attacks(self, batch: FlowBatch) -> FlowBatch:
+        """Leave out flows of hosts that a fixed rule caught, and what a flood's victim did not answer.
+
+        Training would leave them out, and a flood would push everything else out of the record.
+        """
+        if not self._attackers and not self._victims:
             return batch
-        flows, kept = batch.flows, np.ones(len(batch.flows), np.bool_)
-        low = np.array([number & 0xFFFF_FFFF_FFFF_FFFF for number in attackers], np.uint64)
-        for end in ("src", "dst"):
-            for row in np.flatnonzero(np.isin(flows[f"{end}_lo"], low)).tolist():
-                if int(flows[f"{end}_hi"][row]) << 64 | int(flows[f"{end}_lo"][row]) in self._attackers:
-                    kept[row] = False
-        self._counts["attacker"] += int((~kept).sum())
-        if kept.all():
-            return batch
-        uids = None if batch.uids is None else [batch.uids[row] for row in np.flatnonzero(kept).tolist()]
-        return FlowBatch(flows[kept], uids)
+        flows = batch.flows
+        attack = _among(flows, "src", self._attackers) | _among(flows, "dst", self._attackers)
+        flood = _among(flows, "dst", self._victims) & (flows["bwd"]["packets"] == 0)
+        for row in np.flatnonzero(flood).tolist():
+            attack[row] |= flows["last_us"][row] <= self._victims[_host(flows, "dst", row)]
+        self._counts["attack"] += int(attack.sum())
+        kept = np.flatnonzero(~attack)
+        uids = None if batch.uids is None else [batch.uids[row] for row in kept.tolist()]
+        return FlowBatch(flows[kept], uids) if attack.any() else batch
 
     def _look(self, flows: NDArray[np.void]) -> None:
         """Take account of time and conversation-hours."""
@@ -271,6 +271,28 @@ def _pair_hours(flows: NDArray[np.void]) -> NDArray[np.uint64]:
         host = (host ^ host >> np.uint64(30)) * np.uint64(0xBF58_476D_1CE4_E5B9)
         mixed += host ^ host >> np.uint64(27)
     return np.unique(mixed + (flows["last_us"] // HOUR_US).astype(np.uint64) * np.uint64(0x94D0_49BB_1331_11EB))
+
+
+def _host(flows: NDArray[np.void], end: str, row: int) -> int:
+    """The address of one end of a flow as 128 bits."""
+    return int(flows[f"{end}_hi"][row]) << 64 | int(flows[f"{end}_lo"][row])
+
+
+def _among(flows: NDArray[np.void], end: str, hosts: Mapping[int, int]) -> NDArray[np.bool_]:
+    """(n,) FLOW rows whose `end` is one of `hosts`."""
+    low = np.array([number & 0xFFFF_FFFF_FFFF_FFFF for number in hosts], np.uint64)
+    found = np.isin(flows[f"{end}_lo"], low)
+    for row in np.flatnonzero(found & (flows[f"{end}_hi"] != 0)).tolist():  # of IPv6 the other half tells
+        found[row] = _host(flows, end, row) in hosts
+    return np.asarray(found)
+
+
+def _newest(hosts: dict[int, int], number: int, value: int) -> None:
+    """Put a host last; the first goes when there are too many."""
+    hosts.pop(number, None)
+    hosts[number] = value
+    if len(hosts) > ATTACKERS:
+        del hosts[next(iter(hosts))]
 
 
 def _number(address: str) -> int:

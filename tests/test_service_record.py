@@ -15,7 +15,7 @@ from sensor.commands.datasets import read
 from sensor.commands.record import read_record
 from sensor.conversations import Conversations
 from sensor.labels import Labels
-from sensor.schema import CONN_STATES, FLOW, TCP, V4_MAPPED, Alert, FlowBatch
+from sensor.schema import CONN_STATES, FLOW, TCP, V4_MAPPED, Alert, FlowBatch, RuleReason
 from sensor.service_alerted import NAME, RULES_MODEL
 from sensor.service_record import WAITING_FLOWS, Recorder
 from sensor.service_record_files import kept_files
@@ -43,11 +43,13 @@ def some_flows(count: int, *, at_us: int = BEGIN_US, seed: int = 0) -> np.ndarra
     return flows
 
 
-def alert(src: str, dest: str, *, model: str = "netseq-words 1", at_us: int = BEGIN_US, signature: str = "NetSeq::X") -> Alert:
+def alert(
+    src: str, dest: str, *, model: str = "netseq-words 1", at_us: int = BEGIN_US, signature: str = "NetSeq::X", sources: int = 0
+) -> Alert:
     return Alert(
         ts_us=at_us, signature=signature, severity="low", src=src, src_port=1, dest=dest, dest_port=2, transport="tcp",
         community_id="", uid=None, score=1.0, verdict=1.0, p_value=0.01, per_day=1.0, count=1, first_seen_us=at_us,
-        last_seen_us=at_us, model=model, reasons=(), msg="",
+        last_seen_us=at_us, model=model, reasons=(RuleReason("attempts", 7000, 6000, sources, 1.0),) * bool(sources), msg="",
     )  # fmt: skip
 
 
@@ -262,8 +264,26 @@ def test_a_host_caught_by_a_rule_is_marked_whole_and_recorded_no_more(recorder: 
     recorder.record(FlowBatch(flows), [])
     assert recorder.flush(PATIENCE_S)
     own = int((flows["src_lo"] == flows["src_lo"][0]).sum())
-    assert recorder.counters() == {"flows_recorded": 600 - own, "flows_unrecorded.attacker": own}
+    assert recorder.counters() == {"flows_recorded": 600 - own, "flows_unrecorded.attack": own}
     assert ((Labels.read(tmp_path / "record" / NAME).of(flows) >= 0) >= (flows["src_lo"] == flows["src_lo"][0])).all()
+
+
+def test_of_a_flood_from_many_hosts_only_what_the_victim_did_not_answer_is_left_out(recorder: Recorder, tmp_path: Path) -> None:
+    flows = some_flows(300)
+    flows["bwd"]["packets"][:100] = 0
+    victim = flows["dst_lo"] == V4_MAPPED + 0x0A010001
+    flood = alert("10.0.0.1", "10.1.0.1", model=f"{RULES_MODEL} 1", sources=4000)
+    recorder.record(FlowBatch(flows[:0]), [flood])
+    assert recorder.flush(PATIENCE_S)
+    recorder.record(FlowBatch(flows), [])
+    later = some_flows(300, at_us=BEGIN_US + 2 * HOUR_US)
+    later["bwd"]["packets"] = 0
+    recorder.record(FlowBatch(later), [])
+    assert recorder.flush(PATIENCE_S)
+    assert recorder.counters()["flows_unrecorded.attack"] == int(victim[:100].sum())
+    labels = Labels.read(tmp_path / "record" / NAME)
+    assert ((labels.of(flows) >= 0) == victim).all()
+    assert not (labels.of(later) >= 0).any()
 
 
 def test_a_model_s_alerts_are_not_heeded_while_the_site_is_learned(recorder: Recorder, tmp_path: Path) -> None:

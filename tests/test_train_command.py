@@ -207,6 +207,16 @@ def test_the_shipped_model_ranks_attacks_on_a_network_it_never_saw_above_its_ben
     assert auc(scored.verdict[rows.attack], scored.verdict[rows.benign]) > 0.97
 
 
+def test_a_label_file_keeps_attacks_out_of_training_and_leaves_the_rest(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "conn.log")
+    log.write_text(log.read_text().replace("\tBenign\t", "\t-\t"))
+    (tmp_path / "labels.csv").write_text("dst_port,label\n443,Attack\n")
+    assert train(log, "--labels", tmp_path / "labels.csv", "--output", tmp_path / "office", "--quiet") == 0
+    manifest = load(tmp_path / "office").manifest
+    assert manifest.vocabulary["learned"] == ["53/udp"]
+    assert manifest.data[0].rows == 200
+
+
 def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["words", "--help"])

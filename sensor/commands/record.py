@@ -55,15 +55,15 @@ def read_record(folder: Path, labels: Sequence[Labels] = (), *, most_flows: int 
     for path in files:
         try:
             source = ConnLogSource([path], as_written=True)
-        except NotAConnLog:  # the sensor was killed before its first line
+            for flows, *_ in source:
+                kept.append(flows[_chosen(flows, every)])
+                total += len(kept[-1])
+                while total > most_flows:
+                    every *= 2
+                    kept = [piece[_chosen(piece, every)] for piece in kept]
+                    total = sum(map(len, kept))
+        except (NotAConnLog, FileNotFoundError):  # the sensor was killed before its first line, or just deleted the oldest hour
             continue
-        for flows, *_ in source:
-            kept.append(flows[_chosen(flows, every)])
-            total += len(kept[-1])
-            while total > most_flows:
-                every *= 2
-                kept = [piece[_chosen(piece, every)] for piece in kept]
-                total = sum(map(len, kept))
         damaged += sum(number for kind, number in source.damage_counts.items() if kind != "compression")
     flows = np.concatenate(kept) if kept else np.empty(0, FLOW)
     alerted = folder / NAME

@@ -285,18 +285,19 @@ def rows_of(record: Record, chosen: object, bundle: Bundle) -> Rows | None:
 
 def described(shipped: Bundle, command: str, record: Record) -> Manifest:
     """The manifest of a model made from `shipped` and the record."""
+    import hashlib  # noqa: PLC0415
+
     import msgspec  # noqa: PLC0415
 
     from models.checkpoint import Source  # noqa: PLC0415
-    from sensor.commands.datasets import fingerprint  # noqa: PLC0415
 
-    name, digest = fingerprint(str(record.files[0].parent))
+    digest = hashlib.sha256(record.flows).hexdigest()  # of what was read: the sensor goes on writing
     before = shipped.manifest
     return msgspec.structs.replace(
         before,
         trained_from=f"{before.name} {before.version}",
         source_kind="conn.log",
-        data=(Source(name=name, sha256=digest, rows=int((~(record.by_rule | record.by_model)).sum())),),
+        data=(Source(name=record.files[0].parent.name, sha256=digest, rows=int((~(record.by_rule | record.by_model)).sum())),),
         command=command,
     )
 
