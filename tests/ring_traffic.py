@@ -14,6 +14,7 @@ from namespaces import PATIENCE_S, Namespace, wait_until
 
 from sensor.schema import FrameBlock
 from sensor.sources.ring import RingSource
+from sensor.sources.sniffed import LiveSource
 
 NOW_US = 1_700_000_000_000_000
 MAC_A, MAC_B = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
@@ -83,7 +84,7 @@ def write(path: Path, frames: Sequence[bytes], apart_us: int = 10) -> Path:
 class Heard:
     """What came out of one source so far. It is read in a thread inside the namespace, until `finish`."""
 
-    def __init__(self, space: Namespace, source: RingSource) -> None:
+    def __init__(self, space: Namespace, source: LiveSource) -> None:
         self.source = source
         self.frames: list[Frame] = []
         self.interfaces: list[int] = []
@@ -118,7 +119,7 @@ class Heard:
         self._done.result(PATIENCE_S)
 
 
-def dropped(source: RingSource) -> int:
+def dropped(source: LiveSource) -> int:
     """Packets that the kernel dropped, over all interfaces."""
     return sum(count for name, count in source.counters().items() if name.startswith("packets_dropped."))
 

@@ -31,7 +31,7 @@ def compiled(expression: str, link_type: int, interface: str | None) -> bytes:
     """
     if "\0" in expression:
         raise ValueError("there is a NUL character in it")
-    pcap = _libpcap()
+    pcap = libpcap()
     handle = None
     if interface is not None:
         error = ctypes.create_string_buffer(pcap.PCAP_ERRBUF_SIZE)
@@ -48,7 +48,7 @@ def compiled(expression: str, link_type: int, interface: str | None) -> bytes:
     return raw
 
 
-def _libpcap() -> Any:
+def libpcap() -> Any:
     """scapy's bindings, a module without types. Raises OSError."""
     from scapy.libs import winpcapy  # noqa: PLC0415  # late: it is slow, and most have no filter
 

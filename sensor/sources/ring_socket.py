@@ -47,6 +47,12 @@ TAG_ROOM_BYTES = 4  # before each frame: a VLAN tag is put back there
 MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS = 0x01, 0x02, 0x10, 0x20
 
 
+NO_PERMISSION = (
+    "capturing needs the capability CAP_NET_RAW: run netseq-sensor as the service, as root, or give it with "
+    "'setcap cap_net_raw+ep' to the program that runs it (readlink -f of the venv's bin/python)"
+)
+
+
 class InterfaceFailed(Exception):  # noqa: N818  # it states a fact, as StopIteration does
     """What was named cannot be captured from. Its text is one line that says what to do."""
 
@@ -110,10 +116,7 @@ def packet_socket() -> socket.socket:
     try:
         return socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     except PermissionError as error:
-        raise InterfaceFailed(
-            "capturing needs the capability CAP_NET_RAW: run netseq-sensor as the service, as root, or give it with "
-            "'setcap cap_net_raw+ep' to the program that runs it (readlink -f of the venv's bin/python)"
-        ) from error
+        raise InterfaceFailed(NO_PERMISSION) from error
 
 
 def filter_for(interface: Interface, expression: str) -> bytes:
@@ -216,6 +219,8 @@ def open_ring(
         try:
             hearing.setsockopt(SOL_PACKET, PACKET_RX_RING, request)
         except OSError as error:
+            if error.errno not in (errno.ENOMEM, errno.EINVAL):
+                raise
             raise no_ring(interface.name, ring, error) from error
         _attach(hearing, interface, expression, bpf.REJECT if join else program)
         if interface.hardware == ARPHRD_LOOPBACK:  # it hears each packet as it goes out and as it comes in
