@@ -32,7 +32,7 @@ MODEL_DAYS = 1
 RULE_DAYS = 30
 """The same for a host that attacked by a fixed rule: what it does besides is no pattern to learn either."""
 BEFORE_US, AFTER_US = 120_000_000, 3_600_000_000
-"""How long before and after a flood's alert what came to its victim is no ordinary traffic. A flood that goes on alerts again."""
+"""How long before and after a flood's alert what came to its victim is no ordinary traffic. A long flood alerts again."""
 FEW = 3
 """Sources of a flood, at most, of which the one named counts as its attacker: of more, it may be forged, or a client whose
 server was down."""

@@ -291,7 +291,7 @@ def described(shipped: Bundle, command: str, record: Record) -> Manifest:
 
     from models.checkpoint import Source  # noqa: PLC0415
 
-    digest = hashlib.sha256(record.flows).hexdigest()  # of what was read: the sensor goes on writing
+    digest = hashlib.sha256(record.flows.data).hexdigest()  # of what was read: the sensor goes on writing
     before = shipped.manifest
     return msgspec.structs.replace(
         before,
