@@ -3,7 +3,9 @@
 The first flows of each FILE are recorded as netseq-sensor records them, `netseq-train site` makes a model of them, and the
 rest is judged by the shipped model and by the site's, each after it has read the first part, as a sensor would have.
 
-    python -m benchmarks.learning FILE... [--learn 0.5] [--calibrate]
+    python -m benchmarks.learning FILE... [--learn 0.5] [--calibrate] [--base DIR]
+
+A FILE that the shipped model was trained on is no site to it: --base names a model that takes the shipped one's place.
 """
 
 from __future__ import annotations
@@ -37,18 +39,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("files", nargs="+", metavar="FILE")
     parser.add_argument("--learn", type=float, default=0.5, metavar="SHARE", help="first share of the flows, learned from")
     parser.add_argument("--calibrate", action="store_true", help="calibrate only")
+    parser.add_argument(
+        "--base", type=Path, default=DEFAULT_MODEL, metavar="DIR", help="the model before (default: the shipped one)"
+    )
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
-    print(
-        "| data | learned from: flows | the rest: flows | hours | alerts, shipped | alerts, after learning | expected a day |"
-    )
+    print("| data | learned from: flows | the rest: flows | hours | alerts, before | alerts, after learning | expected a day |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for path in arguments.files:
-        print(row(path, arguments.learn, calibrate=arguments.calibrate), flush=True)
+        print(row(path, arguments.learn, arguments.base, calibrate=arguments.calibrate), flush=True)
     return 0
 
 
-def row(path: str, share: float, *, calibrate: bool) -> str:
+def row(path: str, share: float, base: Path, *, calibrate: bool) -> str:
     """Learn the first share of a file, and judge the rest."""
     flows = read(path).flows
     first = int(len(flows) * share)
@@ -59,15 +62,16 @@ def row(path: str, share: float, *, calibrate: bool) -> str:
             recorder.record(FlowBatch(flows[start : min(start + BATCH, first)]), [])
             recorder.flush(PATIENCE_S)
         recorder.close()
-        status = netseq_train(["site", "--state", state, *["--calibrate"] * calibrate, "--config", "/dev/null"])
+        more = ["--config", "/dev/null", "--set", f"model.path={base}", *["--calibrate"] * calibrate]
+        status = netseq_train(["site", "--state", state, *more])
         site = Site(Path(state))
         using = site.current()
-        shipped = alerts(load(DEFAULT_MODEL), flows, first)
+        before = alerts(load(base), flows, first)
         if using is None:
-            return f"| {path} | {first:,} | {len(flows) - first:,} | {hours} | {shipped} | not learned: status {status} | |"
+            return f"| {path} | {first:,} | {len(flows) - first:,} | {hours} | {before} | not learned: status {status} | |"
         told = site.report_of(using)
         after = alerts(load(using), flows, first)
-    cells = (first, len(flows) - first, hours, shipped, f"{after} ({told['how']})", told["expected_alerts_a_day"])
+    cells = (first, len(flows) - first, hours, before, f"{after} ({told['how']})", told["expected_alerts_a_day"])
     return f"| {path} | " + " | ".join(str(cell) for cell in cells) + " |"
 
 
