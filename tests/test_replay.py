@@ -399,3 +399,9 @@ def test_a_counter_that_is_not_in_the_table_is_an_error() -> None:
     with pytest.raises(KeyError):
         split("packets_skipped")
     assert list(losses({"alerts_raised": 3})) == []
+
+
+def test_the_summary_counts_the_alerts_of_models_and_of_rules() -> None:
+    told = terminal.summary({"alerts_raised": 2, "alerts_by_rule.flood": 1, "flows_over_rule.flood": 7_000}, [], 1.0)
+    assert "alerts                     3  standing for 7,002 flows\n" in told
+    assert "standing" not in terminal.summary({"alerts_raised": 2}, [], 1.0)
