@@ -236,13 +236,13 @@ def _index_rows(rows: NDArray[np.void], index: NDArray[np.int32], live: int, see
 
 def _by_use(state: Mapping[str, NDArray[np.generic]]) -> NDArray[np.int64]:
     """(live,) slots of a `state()` from the least to the most recently used. Raises ValueError when they form no such list."""
-    rows = np.ascontiguousarray(state["rows"]).view(ROW)[:, 0]
-    newer, slot = rows["newer"].tolist(), int(state["counters"][OLDEST])
+    live, slot = int(state["counters"][LIVE]), int(state["counters"][OLDEST])
+    newer = np.ascontiguousarray(state["rows"][: max(live, 0)]).view(ROW)[:, 0]["newer"].tolist()
     order: list[int] = []
     while 0 <= slot < len(newer) and len(order) < len(newer):
         order.append(slot)
         slot = newer[slot]
-    if slot != -1 or len(set(order)) != len(newer) or state["counters"][LIVE] != len(newer):
+    if slot != -1 or len(set(order)) != len(newer) or live != len(newer):
         raise ValueError("the conversations do not form one list")
     return np.array(order, np.int64)
 
@@ -300,7 +300,7 @@ class Conversations:
         return {"rows": self._rows.view(np.uint8).reshape(self.capacity, ROW.itemsize), "counters": self._counters}
 
     def kept(self, state: Mapping[str, NDArray[np.generic]]) -> NDArray[np.int64]:
-        """(k,) slots of a `state()`, cut to its live rows, that this table has room for, rising: those used last.
+        """(k,) slots of a `state()`, which may be cut to its live rows, that this table has room for, rising: those used last.
 
         The i-th of them will be slot i. Raises ValueError when the list by use does not lead through every row once.
         """
@@ -316,7 +316,7 @@ class Conversations:
         self._rows["older"][order] = np.append(-1, order[:-1])[:live]
         self._rows["newer"][order] = np.append(order[1:], -1)[:live]
         self._counters[:] = state["counters"]
-        self._counters[EVICTED] += len(state["rows"]) - live
+        self._counters[EVICTED] += self._counters[LIVE] - live
         self._counters[LIVE] = live
         self._counters[OLDEST], self._counters[NEWEST] = (order[0], order[-1]) if live else (-1, -1)
         self._index[:] = -1

@@ -15,7 +15,7 @@ import numpy as np
 from models.checkpoint import Bundle
 from models.multiflow_checkpoint import FlowBundle
 from sensor.config import Settings
-from sensor.engine import Engine
+from sensor.engine import Engine, Judge
 from sensor.schema import FRAME, FrameBlock
 
 if TYPE_CHECKING:
@@ -40,8 +40,7 @@ def warm(settings: Settings, bundle: Bundle, flows: FlowBundle | None, device: t
         engine.feed(_frames(again))
         engine.tick((1 + again) * 1_000_000_000)
     engine.drain()
-    conversations = engine.judge.conversations
-    conversations.restore(conversations.state())  # what takes a state up has a kernel of its own
+    Judge(small, bundle, flows, device=device).adopt(engine.judge)  # what takes a state up has kernels of its own
 
 
 def _frames(start_s: int) -> FrameBlock:
