@@ -60,6 +60,7 @@ def test_every_frame_is_heard_with_the_bytes_of_the_file(line: Wire, tmp_path: P
         assert stamps[-1] - stamps[0] >= 0.9 * (want[-1].ts_us - want[0].ts_us)
 
 
+@pytest.mark.slow
 def test_what_is_heard_is_what_tcpdump_writes_and_gives_the_same_flows(line: Wire, tmp_path: Path) -> None:
     if not shutil.which("tcpdump"):
         pytest.skip("needs tcpdump")

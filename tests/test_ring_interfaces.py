@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from namespaces import PATIENCE_S, Namespace, Wire, wait_until, wire
 from ring_traffic import Heard, dropped, flow_of, frame, listening, write
+from scapy.layers.inet import IP, UDP, fragment
+from scapy.layers.l2 import Ether
 
 from sensor.sources.ring import FanoutGroups, InterfaceFailed, RingSource, fanned_out
 
@@ -59,6 +61,7 @@ def wait_for_all(heard: Sequence[Heard], frames: int) -> None:
     wait_until(lambda: sum(len(one.frames) + dropped(one.source) for one in heard) >= frames, f"{frames} frames")
 
 
+@pytest.mark.slow
 def test_an_interface_that_goes_down_and_comes_up_is_told_once_each_and_heard_again(line: Wire, tmp_path: Path) -> None:
     capture = write(tmp_path / "sent.pcap", [frame(n) for n in range(100)])
     news = News()
@@ -97,6 +100,7 @@ def test_an_interface_that_is_deleted_and_made_again_is_heard_again_with_its_fil
     assert heard.source.counters()[f"interfaces_lost.{line.far}"] == 1
 
 
+@pytest.mark.slow
 def test_a_lost_interface_is_looked_for_while_another_one_is_busy(tap: Wire, tmp_path: Path) -> None:
     busy = write(tmp_path / "busy.pcap", [frame(n) for n in range(1000)])
     capture = write(tmp_path / "sent.pcap", [frame(5000 + n) for n in range(10)])
@@ -192,6 +196,7 @@ def test_two_workers_share_the_flows_and_each_packet_is_heard_once(line: Wire, t
         assert min(map(len, flows)) > 300
 
 
+@pytest.mark.slow
 def test_the_answers_on_a_taps_other_half_are_heard_by_the_same_worker_after_it_was_away_too(tap: Wire, tmp_path: Path) -> None:
     asked, answered = exchanges(300)
     captures = [(tap.near, write(tmp_path / "asked.pcap", asked)), ("near1", write(tmp_path / "answered.pcap", answered))]
@@ -209,14 +214,32 @@ def test_the_answers_on_a_taps_other_half_are_heard_by_the_same_worker_after_it_
             assert all(len(first) > 50 for first, _ in halves)
             if turn == 1:
                 tap.receiver.run("ip", "link", "set", tap.far, "down")
-                news.wait_for(3)
+                news.wait_for(1)
                 tap.receiver.run("ip", "link", "set", tap.far, "up")
             if turn == 2:
                 tap.sender.run("ip", "link", "delete", "near1")
-                news.wait_for(9)
+                news.wait_for(3)
                 tap.lay("near1", "far1")
-            news.wait_for(min(6 * turn, 12))
+            wait_until(lambda: all(len(one.source.listening) == 2 for one in heard), "both halves, at all workers")
     assert sum(len(one.frames) for one in heard) == 1800
+    assert [event for event, _ in news] == ["interface_lost", "interface_back"] * 2
+    assert [one.source.counters().get("interfaces_up") for one in heard] == [2, None, None]
+
+
+def test_all_fragments_of_a_packet_are_heard_by_one_worker_as_they_were_sent(line: Wire, tmp_path: Path) -> None:
+    packets = [IP(src=f"10.0.{n % 250}.1", dst="10.1.0.1", id=n) / UDP(sport=n, dport=53) / bytes(3000) for n in range(200)]
+    pieces = [
+        bytes(Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / piece)
+        for packet in packets
+        for piece in fragment(packet, 1000)
+    ]
+    capture = write(tmp_path / "sent.pcap", pieces)
+    with sharing(line.receiver, 2, line.far) as heard:
+        wait_for_all(heard, line.send(capture))
+    numbers = [{data[18:20] for data in one.bytes} for one in heard]
+    assert sorted(data for one in heard for data in one.bytes) == sorted(pieces)
+    assert not numbers[0] & numbers[1]
+    assert min(map(len, numbers)) > 50
 
 
 def test_workers_without_common_groups_are_refused() -> None:

@@ -53,10 +53,14 @@ __all__ = ["FanoutGroups", "InterfaceFailed", "RingSource", "check", "fanned_out
 GONE = (errno.ENODEV, errno.ENXIO, errno.ENETDOWN)
 """What is said of an interface that went away while it was opened."""
 
+TICK_MS = 4
+"""By which the kernel's timer may be late that hands blocks over (at 250 Hz, as in Debian)."""
+
 LOOK_S = 1.0
 """How often a lost interface is looked for."""
-LAST_WAITS = 20
-"""Times block_ms that the end waits at most for the kernel to hand over blocks that are not full: it takes two."""
+LAST_WAITS, LAST_WAIT_S = 20, 0.05
+"""How often, and how long each time, the end waits at most until the kernel has handed over what is in the rings: it takes
+two times block_ms, and more on a machine that is short of time."""
 
 
 def _untold(_event: str, _interface: str) -> None:
@@ -84,7 +88,7 @@ class RingSource:
     as long for others at most (twice, where several interfaces are put in order). workers, worker, groups: this is one of
     several that share the interfaces' flows; see `fanned_out`. block_frames: frames in a block at most. wait_s: an empty
     block is handed over when so much time passed without a frame. tell: called with "interface_lost" or "interface_back"
-    and the interface's name.
+    and the interface's name, by the first of several workers alone.
 
     Raises InterfaceFailed for an interface that does not exist, is not understood, or may not be listened on, and for a
     filter that does not compile; OSError where there are no packet sockets. An interface that is down is waited for.
@@ -152,7 +156,7 @@ class RingSource:
         """Blocks of frames, each valid until the next one is asked for; an empty one whenever wait_s passed without frames."""
         data, waits = self._memory.data, 0
         give_back(self._memory.writable, self._rings)  # of an iteration that was broken off
-        held_us = 2000 * self._plan.block_ms
+        held_us = 2000 * (self._plan.block_ms + TICK_MS)
         hold_us = held_us
         while not self._closed:
             if self._stopping and not self._deaf:
@@ -172,7 +176,7 @@ class RingSource:
                 if waits == LAST_WAITS or self._drained():
                     return
                 waits += 1
-                self._await(self._plan.block_ms / 1000)
+                self._await(LAST_WAIT_S)
             elif self._holding():
                 hold_us = held_us if self._await(held_us / 1e6) else 0
             elif not self._await(self._wait_s - self._quiet_s) and self._quiet_s >= self._wait_s:
@@ -196,15 +200,25 @@ class RingSource:
         os.close(self._wake)
 
     def counters(self) -> dict[str, int]:
-        """What was lost so far, by the names of sensor/metrics.py; from any thread at any time."""
+        """What was lost so far, by the names of sensor/metrics.py; from any thread at any time.
+
+        The workers' counters can be added up: what is an interface's own is told by the first worker alone.
+        """
         self._count()
         counters = {"ring_blocks_broken": self._broken + int(self._rings["broken"].sum())}
-        counters["interfaces_up"] = sum(not tap.lost for tap in self._taps)
+        if self._worker == 0:
+            counters["interfaces_up"] = len(self.listening)
         for tap in self._taps:
             counters[f"packets_dropped.{tap.name}"] = tap.drops
             counters[f"ring_freezes.{tap.name}"] = tap.freezes
-            counters[f"interfaces_lost.{tap.name}"] = tap.losses
+            if self._worker == 0:
+                counters[f"interfaces_lost.{tap.name}"] = tap.losses
         return counters
+
+    @property
+    def listening(self) -> list[str]:
+        """Names of the interfaces that are not lost."""
+        return [tap.name for tap in self._taps if not tap.lost]
 
     def _account(self, block: FrameBlock) -> FrameBlock:
         self.frames += len(block.frames)
@@ -269,7 +283,11 @@ class RingSource:
     def _lose(self, tap: _Tap) -> None:
         tap.lost = True
         tap.losses += 1
-        self._tell("interface_lost", tap.name)
+        self._say("interface_lost", tap)
+
+    def _say(self, event: str, tap: _Tap) -> None:
+        if self._worker == 0:  # the others see the same
+            self._tell(event, tap.name)
 
     def _look(self) -> None:
         """See whether lost interfaces are back."""
@@ -283,7 +301,7 @@ class RingSource:
             # With its old number the kernel has the socket listening again by itself.
             if (tap.hearing is not None and tap.interface_number == interface.number) or self._open_again(tap, interface):
                 tap.lost = False
-                self._tell("interface_back", tap.name)
+                self._say("interface_back", tap)
 
     def _open_at_first(self, tap: _Tap, interface: Interface) -> bool:
         try:

@@ -150,7 +150,8 @@ class FanoutGroups:
     So workers join in the order of their numbers, after an interface came back too: else the halves of a tap would be read
     by different workers. Fragments are not put together before (PACKET_FANOUT_FLAG_DEFRAG): that would hand over other
     frames than were on the wire. They are hashed by their addresses alone, so the fragments of a packet meet in one worker,
-    which may be another than the one with the rest of their flow.
+    which may be another than the one with the rest of their flow. In tunnels over UDP (VXLAN, GENEVE, GTP-U) the kernel sees
+    the outer ports, which are not the same both ways: traffic that consists of such tunnels wants one worker.
     """
 
     def __init__(self) -> None:

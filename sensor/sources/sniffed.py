@@ -42,6 +42,10 @@ class LiveSource(Protocol):
     frames: int
     wire_bytes: int
 
+    @property
+    def listening(self) -> list[str]:
+        """Names of the interfaces that are not lost."""
+
     def __iter__(self) -> Iterator[FrameBlock]: ...
 
     def stop(self) -> None:
@@ -143,9 +147,14 @@ class SniffedSource:
         os.close(self._wake)
         self._wake = -1
 
+    @property
+    def listening(self) -> list[str]:
+        """Names of the interfaces that are not lost."""
+        return [handle.name for handle in self._handles if not handle.lost]
+
     def counters(self) -> dict[str, int]:
         """What was lost so far, by the names of sensor/metrics.py; from any thread at any time."""
-        counters = {"interfaces_up": sum(not handle.lost for handle in self._handles)}
+        counters = {"interfaces_up": len(self.listening)}
         for handle in self._handles:
             self._count(handle)
             counters[f"packets_dropped.{handle.name}"] = handle.drops_before + handle.drops
