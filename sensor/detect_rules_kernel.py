@@ -2,8 +2,8 @@
 
 Two tables (`detect_rules_table`): one of hosts that attempts go to, and one of hosts that they come from: there a row for each
 service that a source asked for, one for each host whose ports it asked for, and one for the source as a whole, which has the
-quiet time of both. Full tables take no newcomers from what is told of already: the attempts that a crowded host gets bring no
-new sources, and those that a sweeping host makes no new victims. `detect_rules` calls `walk`.
+quiet time of both. Full tables take no newcomers from what is told of already: the attempts that a crowded host gets count for
+no source then, and those that a sweeping host makes bring no new rows. `detect_rules` calls `walk`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from sensor.schema import ICMP, ICMPV6, TCP, UDP
 FAR_US = (1 << 62) - 1
 """Packet times are held within it, so that the difference of two broken ones still fits 64 bits."""
 CROWD = 4096
-"""Attempts of a minute from which those that a host gets bring no newcomers into a full table of sources."""
+"""Attempts of a minute from which those that a host gets count for no source while the table of sources is full."""
 SENT_ONLY = 2
 """Packets of an attempt with payload: what has more is a connection of which one direction is not seen."""
 
@@ -165,17 +165,17 @@ def walk(
         port = 0 if by == BY_ICMP else int(flow["dst_port"])
         victim = key_of(dst, np.uint64(0), 4 * by + FLOOD)
         slot = find(victims, victim)
-        spread = slot < 0 or victims.rows[slot]["attempts"] < CROWD
-        admit = spread = spread and not _told_of(sources, src, now_us, quiet_us)
+        crowded = slot >= 0 and victims.rows[slot]["attempts"] >= CROWD and sources.counts[LIVE] == len(sources.rows)
+        admit = not crowded and not _told_of(sources, src, now_us, quiet_us)
         for rule in (HOSTS, PORTS):
             # many a name server, and programs that share files, ask many hosts by UDP that never answer
-            if (rule == HOSTS and by == BY_UDP) or (rule == PORTS and by == BY_ICMP):
+            if crowded or (rule == HOSTS and by == BY_UDP) or (rule == PORTS and by == BY_ICMP):
                 continue
             if rule == PORTS and by == BY_UDP and flow["src_port"] < SERVICES <= port:
                 continue
             more = np.uint64(port) if rule == HOSTS else dst
             mark = mark_of(dst) if rule == HOSTS else port_mark(port)
-            slot = count(sources, key_of(src, more, 4 * by + rule), mark, now_us, first_us, spread)
+            slot = count(sources, key_of(src, more, 4 * by + rule), mark, now_us, first_us, admit)
             if slot >= 0 and (sources.rows[slot]["over"] != 0 or sources.rows[slot]["targets"] > most_targets):
                 counted, owner = sources.rows[slot], sources.rows[_source(sources, src, now_us)]
                 if _loud(counted, owner, now_us, first_us, quiet_us, sources.counts):

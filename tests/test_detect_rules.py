@@ -301,7 +301,7 @@ def test_a_source_that_sweeps_hosts_and_ports_alerts_once() -> None:
 def test_a_flood_of_other_addresses_does_not_push_a_sweeping_host_out() -> None:
     small = rules(victims=64, sources=256)
     flood = [Event(1000 + number, 7, number * 1000) for number in range(50_000)]  # 50 s, no source twice
-    sweep = [Event(1, host, 100 + host * 3_000_000, port=22) for host in range(TARGETS + 3)]  # one host in 3 s
+    sweep = [Event(1, host, 100 + host * 3_000_000, port=22) for host in range(TARGETS + 6)]  # one host in 3 s
     alerts = judged(small, sorted([*flood, *sweep], key=lambda event: event.at_us))
     assert [(alert.signature, alert.src) for alert in alerts if alert.signature == "NetSeq::Sweep"] == [
         ("NetSeq::Sweep", "10.0.0.1")
