@@ -126,6 +126,22 @@ def test_a_label_file_that_calls_it_ordinary_goes_before_what_alerted(tmp_path: 
     assert not read_record(site.record, [Labels.read(tmp_path / "ordinary.csv")]).by_model.any()
 
 
+def test_lines_that_a_person_deleted_leave_a_header_that_is_no_mistake(tmp_path: Path) -> None:
+    site = recorded(tmp_path, office(3), (alert("10.0.0.1", "10.1.0.1", "words 1"),))
+    path = site.record / "alerted.csv"
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+    record = read_record(site.record)
+    assert len(record.flows) == 240
+    assert not record.by_model.any()
+
+
+def test_a_check_takes_nothing_into_use(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    site = recorded(tmp_path, office(8))
+    assert train(tmp_path, "--check") == 0
+    assert "would be taken into use" in said(capfd)[0]
+    assert site.current() is None
+
+
 def test_too_little_keeps_the_present_model_and_the_status_tells(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     site = recorded(tmp_path, office(2))
     assert train(tmp_path) == 3

@@ -67,7 +67,8 @@ def read_record(folder: Path, labels: Sequence[Labels] = (), *, most_flows: int 
         damaged += sum(number for kind, number in source.damage_counts.items() if kind != "compression")
     flows = np.concatenate(kept) if kept else np.empty(0, FLOW)
     alerted = folder / NAME
-    known = [*labels, *([Labels.read(alerted)] if alerted.exists() else [])]
+    some = alerted.exists() and len(alerted.read_bytes().split()) > 1  # a person may have deleted every line but the header
+    known = [*labels, *([Labels.read(alerted)] if some else [])]
     by_rule, by_model = _alerted(flows, known)
     return Record(flows, by_rule, by_model, 1 / every, tuple(files), damaged)
 

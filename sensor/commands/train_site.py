@@ -154,7 +154,11 @@ def train(arguments: argparse.Namespace, command: str, settings: config.Settings
         named = dataclasses.replace(made.bundle, manifest=named_manifest(made, f"{begun:%Y%m%dT%H%M%SZ}"))
         tried, refused = True, why_not(made, budget)
         if not arguments.quiet or refused:
-            print(summary(record, made, budget, refused), file=sys.stderr if refused else sys.stdout, flush=True)
+            print(
+                summary(record, made, budget, refused, check=arguments.check),
+                file=sys.stderr if refused else sys.stdout,
+                flush=True,
+            )
         if not refused:
             status = DONE
             if not arguments.check:
@@ -340,7 +344,7 @@ def report(record: Record, made: Candidate) -> dict[str, object]:
     }
 
 
-def summary(record: Record, made: Candidate, budget: Budget, refused: str) -> str:
+def summary(record: Record, made: Candidate, budget: Budget, refused: str, *, check: bool) -> str:
     """What was made, and whether it is taken into use, in one line for a log."""
     told = (
         f"{made.how} on {made.hours:,} conversation-hours ({len(record.flows):,} flows,"
@@ -348,4 +352,6 @@ def summary(record: Record, made: Candidate, budget: Budget, refused: str) -> st
         f" {made.expected.per_day:,.1f} alerts a day expected, {made.before.per_day:,.1f} with the model before;"
         f" {made.nats:.3f} nats a word, {made.nats_before:.3f} before"
     )
-    return f"{told}; not taken into use: {refused}" if refused else f"{told}; taken into use (budget {budget.per_day:g} a day)"
+    if refused:
+        return f"{told}; not taken into use: {refused}"
+    return f"{told}; {'would be' if check else 'is'} taken into use (budget {budget.per_day:g} a day)"
