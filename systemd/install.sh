@@ -130,6 +130,7 @@ uninstall_netseq() {
     done
     while read -r file; do rm -f "$DESTDIR$file"; done <"$DESTDIR$share/installed"
     rm -rf "$home" "$DESTDIR/var/cache/netseq"
+    rm -f "$DESTDIR/var/lib/systemd/timers/stamp-netseq-train.timer"  # when systemd started it last
     rmdir "$DESTDIR$SYSCONFDIR/netseq" 2>/dev/null || true
     for folder in /var/lib/netseq /var/log/netseq; do
         if [ -d "$DESTDIR$folder" ]; then say "kept: $folder"; fi

@@ -76,6 +76,7 @@ def test_an_operator_installs_starts_watches_reloads_upgrades_and_removes_it(fre
     assert 'interfaces = ["eth0"]' in fresh.run("cat", "/etc/netseq/sensor.toml")
     assert fresh.show(UNIT, "ActiveState") == "active"
     assert fresh.show(UNIT, "MainPID") != pid
+    assert '"state_taken_up"' in fresh.journal(UNIT)
     removed = operate(fresh, "remove")
     assert "kept: /etc/netseq/sensor.toml, which was edited" in removed
     assert left(fresh.root) == []

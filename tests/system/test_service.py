@@ -19,7 +19,7 @@ from machine import PYTHON, ROOT, Machine, machine, said, until
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
-UNIT = "netseq-sensor.service"
+UNIT, TRAINING = "netseq-sensor.service", "netseq-train.service"
 ALERTS = "var/log/netseq/alerts.jsonl"
 CONFIG = """\
 [capture]
@@ -97,8 +97,8 @@ def page(sensor: Machine, path: str) -> str:
 
 
 def messages(sensor: Machine) -> list[str]:
-    """What the service itself wrote into the journal."""
-    lines = sensor.run("journalctl", f"_SYSTEMD_UNIT={UNIT}", "--output=json", "--no-pager").splitlines()
+    """What the service itself wrote into the journal since the machine was booted."""
+    lines = sensor.run("journalctl", "--boot", f"_SYSTEMD_UNIT={UNIT}", "--output=json", "--no-pager").splitlines()
     return [str(json.loads(line)["MESSAGE"]) for line in lines]
 
 
@@ -255,14 +255,20 @@ def test_a_stop_takes_at_most_ten_seconds_and_is_clean(running: Machine) -> None
 def test_it_starts_when_the_machine_boots(running: Machine) -> None:
     running.off()
     running.boot()
-    until(lambda: running.ok("systemctl", "is-active", UNIT), 60, lambda: running.journal(UNIT))
+    until(lambda: running.ok("systemctl", "is-active", UNIT), 120, lambda: running.journal(UNIT))
     assert not [line for line in messages(running) if "compiling" in line]
 
 
-def test_the_training_timer_is_there_and_its_unit_may_run(running: Machine) -> None:
+def test_training_runs_confined_and_keeps_the_model_when_little_was_recorded(running: Machine) -> None:
+    send(running)
+    until(lambda: any((running.root / "var/lib/netseq/record").glob("conn.*")), 60, lambda: running.journal(UNIT))
     running.run("systemctl", "start", "netseq-train.timer")
     assert running.show("netseq-train.timer", "ActiveState") == "active"
     running.run("systemctl", "stop", "netseq-train.timer")
+    running.run("systemctl", "start", TRAINING)
+    assert running.show(TRAINING, "Result") == "success"
+    assert running.show(TRAINING, "ExecMainStatus") == "3"
+    assert "the model in use stays" in running.journal(TRAINING)
 
 
 def test_the_manual_is_found(running: Machine) -> None:
