@@ -371,7 +371,7 @@ def test_settings_that_cannot_be_meant_are_refused(wrong: dict[str, int]) -> Non
 
 
 def test_the_largest_settings_fit_and_count() -> None:
-    which = Rules(flood_attempts=10**9, sweep_targets=65_535)
+    which = Rules(flood_attempts=10**9, sweep_targets=65_535, sources=1 << 17)
     assert judged(which, [Event(1, 1, port, port=port) for port in range(65_536)])[0].score == 65_536
 
 
