@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import learning
 from models.calibrate import calibrate
 from models.checkpoint import DEFAULT_MODEL, load
 from models.site import Budget, Hours, calibration_of, expected
@@ -228,3 +229,12 @@ def test_alerts_expected_a_day_are_those_of_the_last_part_by_the_part_before() -
     assert expected(told, Budget(20.0, 0.01), 0.5).per_day == pytest.approx(2 * expected(told, Budget(20.0, 0.01), 0.5).alerts)
     strict = calibrate(np.full(1000, -9.0) + random.normal(0, 0.01, 1000), 1.0)
     assert expected(told, Budget(20.0, 0.01), 1.0, strict).alerts == 2400
+
+
+def test_the_benchmark_of_learning_tells_alerts_before_and_after(capfd: pytest.CaptureFixture[str]) -> None:
+    capture = Path(__file__).parent / "data" / "demo.pcap.gz"
+    assert learning.main([str(capture), "--learn", "0.9"]) == 0
+    row = said(capfd)[0].splitlines()[-1].split(" | ")
+    assert row[0].endswith("demo.pcap.gz")
+    assert row[1:3] == ["216", "24"]
+    assert row[4].isdecimal()
