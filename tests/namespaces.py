@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 PREFIX = "netseq-"
 CLONE_NEWNET = 0x4000_0000
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 """For anything that a test waits for: long, because the machine is shared."""
 
 _numbers = itertools.count()

@@ -278,6 +278,16 @@ def test_without_the_right_to_capture_the_missing_capability_is_named() -> None:
     assert len(said.splitlines()) == 1
 
 
+def test_cap_net_raw_is_all_that_capturing_needs(line: Wire) -> None:
+    program = """
+from sensor.sources.ring import fanned_out
+sources = fanned_out(["far0"], 2, filter="vlan 5 and tcp", ring_mib=8)
+print([source.listening for source in sources], sources[0].counters()["interfaces_up"])
+"""
+    limited = ("setpriv", "--bounding-set=-all,+net_raw", "--inh-caps=-all", "--", sys.executable, "-c", program)
+    assert line.receiver.run(*limited) == "[['far0'], ['far0']] 1\n"
+
+
 def test_loopback_hears_each_packet_once(line: Wire) -> None:
     space = line.sender
     space.run("ip", "link", "set", "lo", "up")
