@@ -41,12 +41,6 @@ FILES = {
     "/var/cache/netseq": "Compiled kernels. May be removed while the sensor is stopped.",
 }
 
-SIGNALS = {
-    "SIGTERM, SIGINT": "Score what was captured, write alerts, save the state, and end, within 10 seconds.",
-    "SIGHUP": "Read settings, model and lists anew. When they are bad, the old ones stay in force, and the log says why.",
-    "SIGUSR1": "Open the output files anew, after they were renamed. See logrotate(8).",
-}
-
 ENVIRONMENT = {
     "NUMBA_CACHE_DIR": "Folder of compiled kernels.",
     "XDG_CACHE_HOME": "Where that is not set, kernels are kept in netseq/ under this folder; ~/.cache by default.",
@@ -143,7 +137,7 @@ def page_of(command: Command, others: Sequence[str]) -> str:
     for kind in command.kinds:
         lines += epilog(kind.epilog, f" OF {kind.word.upper()}")
     if section == 8:  # the daemon
-        lines += [".SH SIGNALS", *terms(SIGNALS), ".SH FILES", *terms(FILES)]
+        lines += [".SH FILES", *terms(FILES)]
     lines += [".SH ENVIRONMENT", *terms(ENVIRONMENT), *see_also([name for name in others if not name.startswith(command.name)])]
     return "\n".join(lines) + "\n"
 
