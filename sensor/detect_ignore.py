@@ -66,11 +66,6 @@ class Ignored:
         self.count += int((~goes).sum())
         return [alert for alert, written in zip(alerts, goes.tolist(), strict=True) if written]
 
-    def after(self, old: Ignored) -> Ignored:
-        """This list, counting on from an older one."""
-        self.count += old.count
-        return self
-
     def counters(self) -> dict[str, int]:
         """Give the count by its name in `metrics`, once there is something to count."""
         return {"alerts_ignored": self.count} if self._labels is not None or self.count else {}

@@ -103,14 +103,6 @@ def test_of_many_alerts_those_that_match_go_and_the_order_stays() -> None:
     assert ignored.counters() == {"alerts_ignored": 2}
 
 
-def test_a_list_read_anew_counts_on() -> None:
-    old = listed("label\nall")
-    old.keep([an_alert()])
-    new = listed("src,label\n10.0.0.9,x").after(old)
-    assert new.keep([an_alert()])
-    assert new.count == 1
-
-
 def test_alerts_of_the_engine_are_ignored_by_the_hosts_that_they_name() -> None:
     alerts = in_blocks(word_engine(), [])
     host = alerts[0].src
