@@ -97,6 +97,8 @@ def test_an_interface_that_is_deleted_and_made_again_is_heard_again_with_its_fil
     [
         (("eht0",), {}, "there is no interface 'eht0': there are lo, far0"),
         (("far0",), {"filter": "tcp prot 80"}, "far0: the filter 'tcp prot 80' does not compile: .*syntax error"),
+        (("far0",), {"filter": "tcp\0 or udp"}, r"far0: the filter 'tcp\\x00 or udp' does not compile: there is a NUL"),
+        (("far0",), {"filter": "tcp \udcff"}, r"far0: the filter 'tcp \\udcff' does not compile: 'utf-8' codec"),
         ((), {}, "name each interface once"),
     ],
 )

@@ -13,6 +13,7 @@ sound, and again when it comes up.
 from __future__ import annotations
 
 import ctypes
+import os
 from typing import Any
 
 WHOLE_FRAME_BYTES = 262_144
@@ -29,23 +30,29 @@ def compiled(expression: str, link_type: int, interface: str | None) -> bytes:
     link_type: DLT_* of the frames. interface: compile for this one, which is up; None, or one that cannot be opened: as for
     a capture file. Raises ValueError with libpcap's words if the expression is wrong, OSError where there is no libpcap.
     """
-    if "\0" in expression:
-        raise ValueError("there is a NUL character in it")
+    text = encoded(expression)
     pcap = libpcap()
     handle = None
     if interface is not None:
         error = ctypes.create_string_buffer(pcap.PCAP_ERRBUF_SIZE)
-        handle = pcap.pcap_open_live(interface.encode(), WHOLE_FRAME_BYTES, 0, 0, error)
+        handle = pcap.pcap_open_live(os.fsencode(interface), WHOLE_FRAME_BYTES, 0, 0, error)
     handle = handle or pcap.pcap_open_dead(link_type, WHOLE_FRAME_BYTES)
     program = pcap.bpf_program()
     try:
-        if pcap.pcap_compile(handle, ctypes.byref(program), expression.encode(), 1, 0xFFFF_FFFF) != 0:  # netmask unknown
+        if pcap.pcap_compile(handle, ctypes.byref(program), text, 1, 0xFFFF_FFFF) != 0:  # netmask unknown
             raise ValueError(pcap.pcap_geterr(handle).decode(errors="replace"))
         raw = ctypes.string_at(program.bf_insns, program.bf_len * INSTRUCTION_BYTES)
         pcap.pcap_freecode(ctypes.byref(program))
     finally:
         pcap.pcap_close(handle)
     return raw
+
+
+def encoded(expression: str) -> bytes:
+    """An expression for libpcap, which reads up to a NUL. Raises ValueError where it would read another one."""
+    if "\0" in expression:
+        raise ValueError("there is a NUL character in it")
+    return expression.encode()
 
 
 def libpcap() -> Any:

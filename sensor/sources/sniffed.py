@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from sensor.schema import FRAME, FrameBlock
-from sensor.sources.bpf import WHOLE_FRAME_BYTES, libpcap
+from sensor.sources.bpf import WHOLE_FRAME_BYTES, encoded, libpcap
 from sensor.sources.ring import fanned_out
 from sensor.sources.ring_socket import NO_PERMISSION, InterfaceFailed
 
@@ -87,6 +87,10 @@ class SniffedSource:
     ) -> None:
         if not interfaces or len(set(interfaces)) < len(interfaces):
             raise InterfaceFailed(f"name each interface once: {', '.join(interfaces) or 'none is named'}")
+        try:
+            self._text = encoded(filter)
+        except ValueError as error:
+            raise InterfaceFailed(f"{interfaces[0]}: the filter {filter!r} does not compile: {error}") from error
         self.frames = 0
         self.wire_bytes = 0
         self._filter, self._promiscuous, self._buffer_bytes = filter, promiscuous, min(ring_mib, 1024) << 20
@@ -225,7 +229,7 @@ class SniffedSource:
     def _open(self, handle: _Handle) -> None:
         """Open an interface; one that is down is lost. Raises InterfaceFailed."""
         pcap, error = self._pcap, ctypes.create_string_buffer(self._pcap.PCAP_ERRBUF_SIZE)
-        opened = pcap.pcap_create(handle.name.encode(errors="surrogateescape"), error)
+        opened = pcap.pcap_create(os.fsencode(handle.name), error)
         if not opened:
             raise InterfaceFailed(f"{handle.name}: {error.value.decode(errors='replace')}")
         try:
@@ -265,7 +269,7 @@ class SniffedSource:
         handle.link_type = LINK_TYPES[link]
         program = pcap.bpf_program()
         if self._filter.strip():
-            if pcap.pcap_compile(opened, ctypes.byref(program), self._filter.encode(), 1, 0xFFFF_FFFF) != 0:
+            if pcap.pcap_compile(opened, ctypes.byref(program), self._text, 1, 0xFFFF_FFFF) != 0:
                 raise InterfaceFailed(f"{handle.name}: the filter {self._filter!r} does not compile: {words()}")
             refused = pcap.pcap_setfilter(opened, ctypes.byref(program)) != 0
             pcap.pcap_freecode(ctypes.byref(program))
