@@ -111,7 +111,7 @@ def test_the_service_is_active_only_when_it_is_ready(sensor: Machine) -> None:
         seen.append(sensor.show(UNIT, "ActiveState"))
         return seen[-1] == "active"
 
-    until(active, 180, lambda: sensor.journal(UNIT))
+    until(active, 300, lambda: sensor.journal(UNIT))
     assert "activating" in seen, "compiling took no time"
     assert page(sensor, "readyz")
 
@@ -232,7 +232,7 @@ def test_the_watchdog_restarts_a_sensor_whose_scoring_stands_still(running: Mach
         pid = main_pid(running)
         threads = threads_of(outside(running, pid))
         with frozen(threads):
-            until(lambda: bury(threads) or main_pid(running) != pid, 60, lambda: running.journal(UNIT))
+            until(lambda: bury(threads) or main_pid(running) != pid, 120, lambda: running.journal(UNIT))
             assert "Watchdog timeout" in running.journal(UNIT)
         until(lambda: main_pid(running) not in (0, pid) and running.ok("systemctl", "is-active", UNIT), 60, running.console)
         assert int(running.show(UNIT, "NRestarts")) >= 1
