@@ -10,9 +10,9 @@ from benchmarks import learning
 from models.calibrate import calibrate
 from models.checkpoint import DEFAULT_MODEL, load
 from models.site import Budget, Hours, calibration_of, expected
-from sensor.commands import train_site
 from sensor.commands.record import read_record
 from sensor.commands.train import main
+from sensor.commands.train_site import held_back
 from sensor.labels import Labels
 from sensor.schema import CONN_STATES, FLOW, TCP, UDP, V4_MAPPED, Alert, FlowBatch
 from sensor.service_alerted import RULES_MODEL
@@ -69,7 +69,7 @@ def train(state: Path, *more: object) -> int:
 
 
 def test_a_few_hours_calibrate_the_model_that_comes_along(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    site = recorded(tmp_path, office(8))
+    site = recorded(tmp_path, office(4))
     assert train(tmp_path) == 0
     using = site.current()
     assert using is not None
@@ -77,15 +77,14 @@ def test_a_few_hours_calibrate_the_model_that_comes_along(tmp_path: Path, capfd:
     assert made.manifest.name == "site"
     assert made.manifest.version == using.name
     assert made.manifest.trained_from == f"{shipped.manifest.name} {shipped.manifest.version}"
-    assert made.calibration.n == 8 * 20 * 2
+    assert made.calibration.n == 4 * 20 * 2
     assert all((made.counts.joint[0] == shipped.counts.joint[0]).tolist())
     told = site.report_of(using)
     assert told["how"] == "calibrated"
     assert f"{told['expected_alerts_a_day']:,.1f} alerts a day expected" in said(capfd)[0]
 
 
-def test_more_hours_train_it_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_site, "FINE_TUNE_HOURS", 300)
+def test_more_hours_train_it_further(tmp_path: Path) -> None:
     flows = office(10)
     flows["dst_port"][flows["dst_port"] == 443] = 9443
     site = recorded(tmp_path, flows)
@@ -101,8 +100,11 @@ def test_more_hours_train_it_further(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert nats < before
 
 
-def test_what_alerted_is_not_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_site, "FINE_TUNE_HOURS", 300)
+def test_half_of_a_short_record_is_held_back_and_a_fifth_of_a_long_one() -> None:
+    assert [held_back(count) for count in (200, 2500, 5000, 100_000)] == [0.5, 0.4, 0.2, 0.2]
+
+
+def test_what_alerted_is_not_trained_on(tmp_path: Path) -> None:
     flows = office(10)
     flows["dst_port"][flows["src_lo"] == V4_MAPPED + 0x0A000001] = 9443
     flows["dst_port"][flows["src_lo"] == V4_MAPPED + 0x0A000002] = 9444
