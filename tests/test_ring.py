@@ -126,6 +126,18 @@ def test_a_reader_that_is_too_slow_loses_only_what_the_kernel_counts(line: Wire,
     assert len(heard.frames) + dropped(source) == sent
 
 
+@pytest.mark.slow
+def test_a_reader_that_is_held_up_for_seconds_loses_nothing_of_light_traffic(line: Wire, tmp_path: Path) -> None:
+    capture = write(tmp_path / "sent.pcap", [frame(n) for n in range(300)])
+    source = line.receiver.call(lambda: RingSource([line.far]))
+    sent = line.send(capture, "--pps=100")
+    source.stop()
+    heard = Heard(line.receiver, source)
+    heard.finish()
+    source.close()
+    assert (len(heard.frames), dropped(source)) == (sent, 0)
+
+
 def test_a_ring_that_was_full_goes_on_when_it_is_read(line: Wire, tmp_path: Path) -> None:
     capture = write(tmp_path / "sent.pcap", [frame(n, size=1000) for n in range(10_000)])
     source = line.receiver.call(lambda: RingSource([line.far], ring_mib=4))

@@ -101,7 +101,7 @@ class RingSource:
         filter: str = "",  # the word of tcpdump and of the setting
         promiscuous: bool = True,
         ring_mib: int = 64,
-        block_ms: int = 10,
+        block_ms: int = 20,
         workers: int = 1,
         worker: int = 0,
         groups: FanoutGroups | None = None,

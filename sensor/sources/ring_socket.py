@@ -38,11 +38,12 @@ LINK_TYPES = {1: ETHERNET, ARPHRD_LOOPBACK: ETHERNET, 519: RAW_IP, 768: RAW_IP, 
 """ARPHRD_* (linux/if_arp.h) to LINKTYPE_*, as libpcap has it: Ethernet, loopback, raw IP, IPIP, 6in4, none (tun, WireGuard)."""
 DLT_RAW = 12  # the number that libpcap's compiler has for RAW_IP on Linux
 
-BLOCK_BYTES = 1 << 20
-"""Of a ring's block: four of the longest frames, and at 500,000 packets a second more than a thousand of them, so that a
-block costs little (108 ns of the reader's time a frame at 256 KiB, 104 at 1 MiB, 96 at 4 MiB, for frames of 370 bytes on a
-veth pair of a busy machine with two cores); 64 of them still cut the default ring finely."""
-LEAST_BLOCKS = 4
+BLOCK_BYTES = 256 << 10
+"""Of a ring's block. Under light traffic the kernel hands over a block every block_ms, however little is in it, so it is the
+number of blocks that bounds how long a reader may be held up: 256 in the default ring, 5 s. Larger blocks are hardly cheaper
+to read (108 ns a frame at 256 KiB, 104 at 1 MiB, 96 at 4 MiB, for frames of 370 bytes on a veth pair of a busy machine with
+two cores). A frame must fit into one."""
+LEAST_BLOCKS = 16
 TAG_ROOM_BYTES = 4  # before each frame: a VLAN tag is put back there
 
 MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS = 0x01, 0x02, 0x10, 0x20
