@@ -115,7 +115,8 @@ class Model(Section, frozen=True):
 
     path: Annotated[str, 'folder of a model made by netseq-train; "" is the one that comes with netseq'] = ""
     multiflow: Annotated[
-        str, 'folder of a multi-flow model that judges the last flows too; "default" comes along, for packets or logs; "" is none'
+        str,
+        'folder of a multi-flow model that judges the last flows too; "default" comes along, for packets or logs; "" is none',
     ] = ""
     device: Annotated[Device, '"auto" is CUDA where there is one; or "cpu", "cuda", "cuda:1"'] = "auto"
     threads: Annotated[Threads, "threads of the models on the CPU; batches are small, and another core makes the flows"] = 1
@@ -150,7 +151,9 @@ class Learn(Section, frozen=True):
 class Output(Section, frozen=True):
     """How alerts are written, and by netseq-sensor where to."""
 
-    alerts: Annotated[str, 'netseq-sensor: file of alerts as JSON lines; "-" is standard output, "" is none'] = "/var/log/netseq/alerts.jsonl"
+    alerts: Annotated[str, 'netseq-sensor: file of alerts as JSON lines; "-" is standard output, "" is none'] = (
+        "/var/log/netseq/alerts.jsonl"
+    )
     notice: Annotated[str, 'netseq-sensor: file of alerts as Zeek\'s notice.log; "" is none'] = ""
     waiting: Annotated[
         Rows, "netseq-sensor: alerts kept in memory while a file cannot be written; the rest is counted as lost"

@@ -2,7 +2,7 @@
 
 An analyst who sees no alerts must know whether there was nothing, or nobody looked. So while packets are dropped, flows are
 shed, an interface is down or alerts are lost, an alert NetSeq::Sensor_Degraded with the numbers goes the way of all alerts,
-once a minute. It has no hosts. The control loop calls `look`.
+once a minute. It has no hosts. The control loop calls `degraded`.
 """
 
 from __future__ import annotations
@@ -19,44 +19,36 @@ SEVERE = 0.1
 """Share of packets or flows lost in a minute from which the alert is of high severity."""
 
 
-class Degraded:
-    """Compares the counters of now with those of a minute ago; `model` is named in the alerts."""
-
-    def __init__(self, counters: Mapping[str, int]) -> None:
-        self._before = dict(counters)
-
-    def look(self, counters: Mapping[str, int], *, ts_us: int, since_us: int, model: str) -> Alert | None:
-        """The alert about what was lost since the last look, at `ts_us`; None when nothing was."""
-        grown = {name: value - self._before.get(name, 0) for name, value in counters.items()}
-        self._before = dict(counters)
-        lost = {name: number for name, number in grown.items() if number > 0 and name.partition(".")[0] in WATCHED}
-        if not lost:
-            return None
-        share = max(drop_share(grown), shed_share(grown))
-        numbers = "; ".join(_told(name, number) for name, number in lost.items())
-        return Alert(
-            ts_us=ts_us,
-            signature=SIGNATURE,
-            severity="high" if share >= SEVERE else "medium",
-            src="",
-            src_port=0,
-            dest="",
-            dest_port=0,
-            transport="",
-            community_id="",
-            uid=None,
-            score=float(f"{share:.6g}"),
-            measure="share lost",
-            verdict=0.0,
-            p_value=1.0,
-            per_day=0.0,
-            count=sum(lost.values()),
-            first_seen_us=since_us,
-            last_seen_us=ts_us,
-            model=model,
-            reasons=(),
-            msg=f"The sensor did not see or judge everything in the last minute: {numbers}",
-        )
+def degraded(grown: Mapping[str, int], *, ts_us: int, since_us: int, model: str) -> Alert | None:
+    """The alert about the losses among what the counters have `grown` by between two times; None when there are none."""
+    lost = {name: number for name, number in grown.items() if number > 0 and name.partition(".")[0] in WATCHED}
+    if not lost:
+        return None
+    share = max(drop_share(grown), shed_share(grown))
+    numbers = "; ".join(_told(name, number) for name, number in lost.items())
+    return Alert(
+        ts_us=ts_us,
+        signature=SIGNATURE,
+        severity="high" if share >= SEVERE else "medium",
+        src="",
+        src_port=0,
+        dest="",
+        dest_port=0,
+        transport="",
+        community_id="",
+        uid=None,
+        score=float(f"{share:.6g}"),
+        measure="share lost",
+        verdict=0.0,
+        p_value=1.0,
+        per_day=0.0,
+        count=sum(lost.values()),
+        first_seen_us=since_us,
+        last_seen_us=ts_us,
+        model=model,
+        reasons=(),
+        msg=f"The sensor did not see or judge everything in the last minute: {numbers}",
+    )
 
 
 def drop_share(counters: Mapping[str, int]) -> float:

@@ -16,7 +16,7 @@ from test_sinks import ALERT
 
 from sensor import config
 from sensor.schema import Alert
-from sensor.service_degraded import Degraded
+from sensor.service_degraded import degraded
 from sensor.service_outlets import Opened, Outlet, Outlets, from_settings, open_appending
 from sensor.sinks.lines import SinkFailed
 
@@ -162,16 +162,13 @@ def test_a_place_that_cannot_be_written_is_refused_at_the_start(tmp_path: Path) 
 
 
 def test_what_the_sensor_lost_is_told_with_the_numbers_and_without_hosts(tmp_path: Path) -> None:
-    before = {"packets_read": 1000, "packets_dropped.eth0": 5, "words_scored": 10}
-    degraded = Degraded(before)
-    assert degraded.look(before, ts_us=60_000_000, since_us=0, model="m 1") is None
-    now = {**before, "packets_read": 1900, "packets_dropped.eth0": 105, "flows_shed.flood": 2}
-    alert = degraded.look(now, ts_us=120_000_000, since_us=60_000_000, model="m 1")
+    assert degraded({"packets_read": 900, "packets_dropped.eth0": 0}, ts_us=9, since_us=1, model="m 1") is None
+    grown = {"packets_read": 900, "packets_dropped.eth0": 100, "flows_shed.flood": 2, "words_scored": 0}
+    alert = degraded(grown, ts_us=120_000_000, since_us=60_000_000, model="m 1")
     assert alert is not None
     assert (alert.severity, alert.count, alert.score) == ("high", 102, 1.0)  # both flows that ended were shed
     assert "100 packets (eth0)" in alert.msg
     assert "2 flows (flood)" in alert.msg
-    assert degraded.look(now, ts_us=180_000_000, since_us=120_000_000, model="m 1") is None
     outlets = outlets_of(tmp_path / "alerts.jsonl", Told(), f"output.notice={tmp_path}/notice.log")
     outlets.start()
     outlets.hand([alert])

@@ -22,7 +22,6 @@ from sensor.commands.process import DONE, INTERRUPTED, MISUSE
 from sensor.commands.reading import Report
 
 if TYPE_CHECKING:  # what these import is slow, and is not needed to tell of a mistake
-    from models.multiflow_checkpoint import FlowBundle
     from sensor.commands.outlets import Outlet
     from sensor.commands.reading import Source
     from sensor.detect_ignore import Ignored
@@ -147,27 +146,12 @@ def hand_out(alerts: Sequence[Alert], outlets: Sequence[Outlet]) -> int:
 
 
 def open_engine(settings: config.Settings, *, log: bool = False) -> Engine:
-    """Lay out the engine with its models, for packets or a `log`. Raises ModelDoesNotFit, VocabularyDoesNotFit or Misuse."""
-    import torch  # noqa: PLC0415
-
-    from models.checkpoint import DEFAULT_MODEL, load  # noqa: PLC0415
+    """Lay out the engine with its models, for packets or a `log`. Raises ModelDoesNotFit or VocabularyDoesNotFit."""
     from sensor.engine import Engine  # noqa: PLC0415
+    from sensor.service_models import load_models  # noqa: PLC0415
 
-    name = settings.model.device
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise Misuse(f"model.device is {name}, but torch finds no CUDA device here: set it to auto or cpu")
-    torch.set_num_threads(settings.model.threads)
-    bundle = load(settings.model.path or DEFAULT_MODEL)
-    flows = last_flows(settings.model.multiflow, log=log)
-    return Engine(settings, bundle, flows, device=None if name == "auto" else torch.device(name))
-
-
-def last_flows(name: str, *, log: bool) -> FlowBundle | None:
-    """The multi-flow model that the setting names, for packets or a `log`. Raises ModelDoesNotFit."""
-    from models.multiflow_checkpoint import folder_of, load  # noqa: PLC0415
-
-    folder = folder_of(name, log=log)
-    return load(folder) if folder else None
+    models = load_models(settings, log=log)
+    return Engine(settings, models.words, models.flows, device=models.device)
 
 
 def not_written(counters: Mapping[str, int]) -> list[str]:

@@ -1,0 +1,253 @@
+"""netseq as a service: what runs, what it is told by signals, and what it leaves behind when it ends.
+
+Capture workers put flows into a queue, the scoring thread takes them out, a writer's thread carries alerts away. The main
+thread runs the control loop here: it feeds the watchdog, saves the state, reloads, and tells of losses. None of the threads
+waits for one further down the path. A thread that fails ends the sensor, with status 1 and the reason in the log, for the
+service manager starts it anew, and half a sensor is worse than none.
+
+`service_parts` puts together what runs; `commands/sensor.py` calls `run`.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from sensor import __version__
+from sensor.config import ConfigError, Settings
+from sensor.metrics import total
+from sensor.service_capture import Worker
+from sensor.service_degraded import degraded, drop_share
+from sensor.service_metrics import Exporter, Look
+from sensor.service_notify import Notifier
+from sensor.service_parts import Parts, Refused
+from sensor.service_scoring import Scoring
+from sensor.service_signals import Signals
+from sensor.service_state import Snapshot, take, write
+
+ROUND_S = 0.5
+"""Seconds between two rounds of the control loop."""
+DEGRADED_S = 60.0
+"""Seconds between two looks at what was lost."""
+DRAIN_S = 7.0
+"""Seconds for scoring what was captured, after a request to end: the end is due within ten."""
+LAST_S = 1.0
+"""Seconds for each of the last steps, writing alerts and state."""
+STUCK_S = 30.0
+"""Seconds without a round of the scoring thread after which it counts as stuck."""
+DONE, FAILED = 0, 1
+
+
+class Service:
+    """A sensor that runs until it is told to end. `read` reads the settings anew for a reload, and raises ConfigError.
+
+    Raises Refused when the port for metrics cannot be listened on.
+    """
+
+    def __init__(self, parts: Parts, read: Callable[[], Settings], notifier: Notifier) -> None:
+        self._parts = parts
+        self._read = read
+        self._notifier = notifier
+        self._log = parts.log
+        self._started_s = time.monotonic()
+        self._ready = self._stopping = False
+        self._saved_s = self._looked_s = self._started_s
+        self._saver: threading.Thread | None = None
+        self._reloads = {"good": 0, "bad": 0}
+        self._before = self.counters()
+        self._drop_share = 0.0
+        self._told = ""
+        address = parts.settings.service.metrics
+        try:
+            self._exporter = Exporter(address, self.look) if address else None
+        except (OSError, ConfigError) as error:
+            line = error.strerror if isinstance(error, OSError) else str(error)
+            raise Refused(f"service.metrics: {line}") from error
+
+    def run(self) -> int:
+        """Start everything, work until a signal ends it, and end everything in order; returns the exit status."""
+        parts = self._parts
+        with Signals() as signals:
+            if self._exporter is not None:
+                self._exporter.start()
+            parts.scoring.start()
+            for worker in parts.workers:
+                worker.start()
+            self._ready = True
+            self._notifier.ready(self._status_line())
+            self._log.info("ready", version=__version__, model=parts.models.name, seconds=round(self._age_s(), 2))
+            status = self._control(signals)
+            self._end(status)
+            if self._exporter is not None:
+                self._exporter.close()
+        return status
+
+    def counters(self) -> dict[str, int]:
+        """Everything counted so far, by the names of `sensor.metrics`."""
+        counted = self._parts.counters()
+        for outcome, number in self._reloads.items():
+            counted[f"reloads.{outcome}"] = counted.get(f"reloads.{outcome}", 0) + number
+        return counted
+
+    def look(self) -> Look:
+        """What the exporter shows; called by its threads."""
+        parts = self._parts
+        counters = self.counters()
+        why = self._unwell()
+        return Look(
+            counters=counters,
+            status=self._status(counters),
+            latency=parts.scoring.latency,
+            alive=not why,
+            ready=self._ready and not self._stopping and not why,
+            why=why or ("ending" if self._stopping else "" if self._ready else "starting"),
+            version=__version__,
+            models=[name for name in (parts.models.name, parts.models.flows_name) if name],
+        )
+
+    def _control(self, signals: Signals) -> int:
+        """Come round until the end is asked for, or something failed; returns the exit status."""
+        while True:
+            for came in signals.wait(ROUND_S):
+                if came in (signal.SIGTERM, signal.SIGINT):
+                    return DONE
+                if came == signal.SIGHUP:
+                    self._reload()
+                if came == signal.SIGUSR1:
+                    self._parts.outlets.reopen()
+                    self._log.info("files_reopened")
+            if failed := self._failed():
+                self._log.error("failed", exc_info=failed)
+                return FAILED
+            self._round()
+
+    def _round(self) -> None:
+        """What is due now."""
+        parts, now_s = self._parts, time.monotonic()
+        if not self._unwell():
+            self._notifier.alive()
+        if now_s - self._saved_s >= parts.settings.service.save_s:
+            self._saved_s = now_s
+            parts.scoring.between_batches(self._save)
+        if now_s - self._looked_s >= DEGRADED_S:
+            self._tell_of_losses(now_s - self._looked_s)
+            self._looked_s = now_s
+        if parts.learner.tick(self._packet_us(), now_s):
+            self._reload()  # the site's model has changed
+        parts.repeats.tick()
+        if self._status_line() != self._told:
+            self._told = self._status_line()
+            self._notifier.status(self._told)
+
+    def _tell_of_losses(self, seconds: float) -> None:
+        """Raise the alert about the sensor itself, if there is reason to."""
+        counters, now_us = self.counters(), time.time_ns() // 1000
+        grown = {name: number - self._before.get(name, 0) for name, number in counters.items()}
+        self._before, self._drop_share = counters, drop_share(grown)
+        alert = degraded(grown, ts_us=now_us, since_us=now_us - round(seconds * 1e6), model=self._parts.models.name)
+        if alert is not None:
+            self._log.warning("degraded", msg=alert.msg)
+            self._parts.outlets.hand([alert])
+
+    def _save(self) -> None:
+        """Copy the state in the scoring thread, and let another thread write the copy."""
+        if self._saver is not None and self._saver.is_alive():
+            return  # a slow disk: the next minute will do
+        snapshot = self._snapshot()
+        self._saver = threading.Thread(target=self._write, args=(snapshot,), name="state", daemon=True)
+        self._saver.start()
+
+    def _snapshot(self) -> Snapshot:
+        return take(self._parts.scoring.judge, self._parts.remembered())
+
+    def _write(self, snapshot: Snapshot) -> None:
+        try:
+            write(self._parts.state_file, snapshot)
+            self._parts.states["states_saved"] += 1
+        except OSError as error:
+            self._parts.states["states_refused.write"] += 1
+            self._log.error("state_not_saved", file=str(self._parts.state_file), reason=error.strerror)
+
+    def _reload(self) -> None:
+        """Take over settings, models and lists as they are now, or keep everything when one of them is bad."""
+        self._notifier.reloading()
+        try:
+            settings = self._read()
+            later = self._parts.reload(settings)
+        except (ConfigError, Refused) as error:
+            self._reloads["bad"] += 1
+            self._log.error("reload_refused", reason=str(error), kept="what was in force before")
+        else:
+            self._reloads["good"] += 1
+            self._log.info("reloaded", model=self._parts.models.name, at_next_start=later)
+        self._notifier.ready(self._status_line())
+
+    def _end(self, status: int) -> None:
+        """End the capture, score what was captured, write what is left: in the order of a packet's path."""
+        parts = self._parts
+        self._stopping = True
+        self._notifier.stopping()
+        until_s = time.monotonic() + DRAIN_S
+        for worker in parts.workers:
+            worker.stop()
+        for worker in parts.workers:
+            worker.join(max(until_s - time.monotonic(), 0))
+        parts.queue.close()
+        if not parts.scoring.join(max(until_s - time.monotonic(), 0)):
+            parts.queue.give_up()
+            parts.scoring.join(LAST_S)
+        parts.learner.close()
+        parts.recorder.close()
+        if status == DONE:
+            if self._saver is not None:
+                self._saver.join(LAST_S)
+            self._write(self._snapshot())
+        written = parts.outlets.close(LAST_S)
+        counters = self.counters()
+        lost = {name: total(counters, name) for name in ("flows_shed", "alerts_lost")}
+        self._log.info("ended", alerts_written=total(counters, "alerts_written"), **lost, everything_written=written)
+
+    def _failed(self) -> BaseException | None:
+        """What ended a thread that should run."""
+        threads: list[Worker | Scoring] = [*self._parts.workers, self._parts.scoring]
+        return next((thread.error for thread in threads if thread.error is not None), None)
+
+    def _unwell(self) -> str:
+        """Why the sensor does not work, "" when it does."""
+        silent_s = time.monotonic() - self._parts.scoring.beat_s
+        if self._failed() is not None:
+            return "a thread failed"
+        return f"scoring has been stuck for {silent_s:.0f} s" if silent_s > STUCK_S and not self._stopping else ""
+
+    def _packet_us(self) -> int:
+        """The latest packet time of all workers, 0 before the first packet."""
+        return max([0, *(worker.assembly.table.clock_us for worker in self._parts.workers)])
+
+    def _age_s(self) -> float:
+        return time.monotonic() - self._started_s
+
+    def _status_line(self) -> str:
+        """What the sensor does now, for the service manager."""
+        parts = self._parts
+        return f"{parts.learner.mode}, on {parts.listening}, model {parts.models.name}"
+
+    def _status(self, counters: Mapping[str, int]) -> dict[str, object]:
+        """What /status shows."""
+        parts = self._parts
+        return {
+            "version": __version__,
+            "doing": parts.learner.mode,
+            "learning": parts.learner.progress(),
+            "uptime_s": round(self._age_s(), 1),
+            "listening": parts.listening,
+            "packet_time_us": self._packet_us(),
+            "drop_share": self._drop_share,
+            "flows_waiting": parts.queue.waiting,
+            "flows_capacity": parts.queue.capacity,
+            "model": parts.models.name,
+            "multiflow": parts.models.flows_name,
+            "alerts": {"raised": counters.get("alerts_raised", 0), "written": total(counters, "alerts_written")},
+            "state_file": str(parts.state_file),
+        }

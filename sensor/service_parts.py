@@ -1,0 +1,286 @@
+"""What a running sensor is put together from, and what a reload may exchange.
+
+Everything that can be refused is made here, before anything runs: each refusal is one line. `Parts` belongs to the main
+thread; what other threads own it reaches by the means that they offer (a call between two batches, a change for a worker).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+from structlog.typing import FilteringBoundLogger
+
+from models.checkpoint import ModelDoesNotFit
+from sensor.assembly import Assembly
+from sensor.config import Settings
+from sensor.detect_ignore import Ignored, IgnoreRefused
+from sensor.engine import Judge
+from sensor.metrics import split
+from sensor.schema import Alert
+from sensor.service_capture import LiveSource, Worker
+from sensor.service_folder import FolderSource
+from sensor.service_learn import Learner
+from sensor.service_log import Repeats, open_log
+from sensor.service_models import load_models
+from sensor.service_outlets import from_settings
+from sensor.service_queue import FlowQueue
+from sensor.service_record import Recorder
+from sensor.service_scoring import Scoring
+from sensor.service_state import StateRefused, set_aside, take_up
+from sensor.service_warm import warm
+from sensor.sinks.lines import SinkFailed
+from sensor.sources.ring import InterfaceFailed, fanned_out
+from sensor.sources.ring import check as check_interfaces
+from sensor.vocabulary import VocabularyDoesNotFit
+
+STATE_FILE = "state.netseq"
+"""Name of the state in the state folder."""
+RECORD = "record"
+"""Folder of the site's record in the state folder."""
+LATER = (
+    *("source", "decode", "flows.table", "flows.close", "statistics", "conversations.table", "capture.workers"),
+    *("model.batch_flows", "learn", "output", "service"),
+)
+"""Sections and keys that take effect at the next start: memory that is laid out once, files and ports that are open."""
+
+REFUSALS = (ModelDoesNotFit, VocabularyDoesNotFit, IgnoreRefused, InterfaceFailed, SinkFailed)
+
+
+class Refused(Exception):  # noqa: N818  # reads as the sentence it is, like the other refusals
+    """The sensor cannot begin, or cannot take over new settings; `str(error)` is the one line for the operator."""
+
+
+class Parts:
+    """All parts of a sensor, made from the settings. Raises Refused."""
+
+    def __init__(self, settings: Settings, log: FilteringBoundLogger, repeats: Repeats, *, relearn: bool = False) -> None:
+        self.settings = settings
+        self.log = log
+        self.repeats = repeats
+        self.states = {"states_saved": 0, "states_refused.read": 0, "states_refused.write": 0}
+        self.carried: dict[str, int] = {}
+        state_dir = state_folder(settings)
+        self.state_file = state_dir / STATE_FILE
+        try:
+            self.ignored = Ignored.read(settings.detect.ignore)
+            self.recorder = Recorder(
+                state_dir / RECORD, keep_days=settings.learn.keep_days, disk_mib=settings.learn.disk_mib, tell=self.tell
+            )
+            self.learner = Learner(settings, state_dir, self.recorder, self.tell, relearn=relearn)
+            self.models = load_models(settings, site=self.learner.model())
+            warm(settings, self.models.words, self.models.flows, self.models.device)
+            judge = self.models.judge(settings)
+            remembered = self._take_up(judge)
+            self.queue = FlowQueue(settings.service.queue_flows)
+            sources = self._sources(settings, remembered)
+            self.outlets = from_settings(settings, sensor=sensor_name(settings), tell=self.tell)
+            self.outlets.start()
+        except REFUSALS as refused:
+            raise Refused(str(refused)) from refused
+        patient = bool(settings.capture.folder)
+        self.workers = tuple(
+            Worker(number, source, Assembly(settings), self.queue, patient=patient) for number, source in enumerate(sources)
+        )
+        self.folder = next((source for source in sources if isinstance(source, FolderSource)), None)
+        self.scoring = Scoring(
+            judge,
+            self.queue,
+            self.recorder,
+            chosen=self._chosen,
+            hand=self.outlets.hand,
+            quiet_s=settings.detect.quiet_s,
+        )
+
+    @property
+    def listening(self) -> str:
+        """What the sensor listens to, in words."""
+        capture = self.settings.capture
+        return capture.folder or ", ".join(capture.interfaces)
+
+    def tell(self, event: str, line: str) -> None:
+        """Log what a part has to say."""
+        self.log.warning(event, about=line)
+
+    def counters(self) -> dict[str, int]:
+        """Everything counted so far, what was counted before the last restart included, by the names of `sensor.metrics`."""
+        groups: list[Mapping[str, int]] = [self.carried, *(worker.counters() for worker in self.workers)]
+        groups += [self.scoring.counters(), self.outlets.counters(), self.recorder.counters(), self.ignored.counters()]
+        groups += [self.learner.counters(), self.repeats.counters(), self.states]
+        groups.append({f"flows_shed.{reason}": number for reason, number in self.queue.shed.items()})
+        counted: dict[str, int] = {
+            "flows_waiting": self.queue.waiting,
+            "flows_waiting_capacity": self.queue.capacity,
+            "flows_capacity": self.settings.flows.table * len(self.workers),
+            "conversations_capacity": self.settings.conversations.table,
+        }
+        for group in groups:
+            for name, number in group.items():
+                counted[name] = counted.get(name, 0) + number
+        return counted
+
+    def remembered(self) -> dict[str, object]:
+        """What the next start shall know besides the judge's state."""
+        judged = self.scoring.judge.counters()  # these the judge's own state keeps
+        counters = {name: number for name, number in self.counters().items() if name not in judged and not split(name)[0].gauge}
+        return {"counters": counters, "folder": self.folder.marks if self.folder else {}, "learner": self.learner.stored()}
+
+    def reload(self, settings: Settings) -> list[str]:
+        """Take over new settings, model and lists; gives the settings that wait for the next start. Raises Refused."""
+        later = differing(self.settings, settings, LATER)
+        settings = _kept(self.settings, settings)
+        try:
+            ignored = Ignored.read(settings.detect.ignore)
+            models = load_models(settings, site=self.learner.model())
+            judge = models.judge(settings)
+            fresh = self._sources(settings, {}) if settings.capture != self.settings.capture else []
+        except REFUSALS as refused:
+            raise Refused(str(refused)) from refused
+        self.log = open_log(settings.service.log, repeats=self.repeats)
+        self.scoring.between_batches(functools.partial(self._exchange, judge, settings.detect.quiet_s))
+        for worker in self.workers:
+            worker.adjust(settings)
+        for worker, source in zip(self.workers, fresh, strict=False):
+            worker.change_source(source)
+        ignored.count = self.ignored.count
+        self.settings, self.models, self.ignored = settings, models, ignored
+        return later
+
+    def _exchange(self, judge: Judge, quiet_s: float) -> None:
+        """Put another judge in the place of the one that judges now: in the scoring thread, between two batches."""
+        for line in judge.adopt(self.scoring.judge):
+            self.tell("not_kept", line)
+        self.scoring.judge, self.scoring.quiet_s = judge, quiet_s
+
+    def _chosen(self, alerts: list[Alert]) -> list[Alert]:
+        """Of a batch's alerts those that are told: in the scoring thread."""
+        return self.learner.chosen(self.ignored.keep(alerts))
+
+    def _take_up(self, judge: Judge) -> Mapping[str, object]:
+        """Go on from the state of the last run, when there is one that fits."""
+        try:
+            remembered: Mapping[str, object] = take_up(
+                self.state_file, judge, tell=lambda line: self.tell("not_kept", line), live=not self.settings.capture.folder
+            )
+        except FileNotFoundError:
+            return {}
+        except StateRefused as refused:
+            self.states["states_refused.read"] += 1
+            try:
+                aside = str(set_aside(self.state_file))
+            except OSError as error:
+                aside = f"no: {error.strerror}"
+            self.log.error("state_refused", reason=str(refused), set_aside=aside)
+            remembered = refused.more or {}
+        self.carried = dict(msgspec.convert(remembered.get("counters", {}), dict[str, int]))
+        self.learner.restore(msgspec.convert(remembered.get("learner", {}), dict[str, object]))
+        self.log.info("state_taken_up", conversations=judge.conversations.live)
+        return remembered
+
+    def _sources(self, settings: Settings, remembered: Mapping[str, object]) -> list[LiveSource]:
+        """One source for each worker. Raises InterfaceFailed or Refused."""
+        capture = settings.capture
+        if capture.folder:
+            read = msgspec.convert(remembered.get("folder", {}), dict[str, tuple[int, int]])
+            try:
+                return [
+                    FolderSource(Path(capture.folder), block_frames=settings.source.block_frames, tell=self.tell, read=read)
+                ]
+            except OSError as error:
+                raise Refused(f"capture.folder: {capture.folder}: {error.strerror}") from error
+        return list(
+            fanned_out(
+                capture.interfaces,
+                capture.workers,
+                filter=capture.filter,
+                promiscuous=capture.promiscuous,
+                ring_mib=capture.ring_mib,
+                block_frames=settings.source.block_frames,
+                tell=self.tell,
+            )
+        )
+
+
+def state_folder(settings: Settings) -> Path:
+    """The state folder, made if need be. Raises Refused when it cannot be written."""
+    folder = Path(settings.service.state_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(0, "Permission denied")
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise Refused(
+            f"service.state_dir: {folder}: {error.strerror}: make it writable for this user, or set another folder"
+        ) from error
+    return folder
+
+
+def sensor_name(settings: Settings) -> str:
+    """Name of this sensor in its alerts."""
+    return settings.output.dvc or socket.gethostname()
+
+
+def trial(settings: Settings) -> Iterator[str]:
+    """Try what a start needs, and yield a line for each thing that is well. Raises Refused at the first that is not."""
+    yield "settings"
+    capture = settings.capture
+    try:
+        if capture.folder:
+            FolderSource(Path(capture.folder), block_frames=settings.source.block_frames, tell=lambda _event, _line: None)
+            yield f"folder {capture.folder}"
+        else:
+            check_interfaces(capture.interfaces, capture.filter)
+            yield f"interfaces {', '.join(capture.interfaces)}" + (f", filter {capture.filter}" if capture.filter else "")
+        yield f"state in {state_folder(settings)}"
+        models = load_models(settings)
+        warm(settings, models.words, models.flows, models.device)
+        yield f"model {models.name}"
+        Ignored.read(settings.detect.ignore)
+        if settings.detect.ignore:
+            yield f"list of what never alerts, {settings.detect.ignore}"
+    except REFUSALS as refused:
+        raise Refused(str(refused)) from refused
+    except OSError as error:
+        raise Refused(f"capture.folder: {capture.folder}: {error.strerror}") from error
+    for key, path in (("alerts", settings.output.alerts), ("notice", settings.output.notice)):
+        if path not in ("", "-"):
+            yield _writable(key, Path(path))
+
+
+def _writable(key: str, path: Path) -> str:
+    """Tell that a file of alerts can be written, or refuse it; makes nothing."""
+    there = path if path.exists() else next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not os.access(there, os.W_OK):
+        raise Refused(f"output.{key}: {path}: it cannot be written by this user")
+    return f"alerts to {path}"
+
+
+def differing(old: Settings, new: Settings, among: tuple[str, ...]) -> list[str]:
+    """Names of the settings among some sections and keys in which two differ."""
+    found = []
+    for section in msgspec.structs.fields(Settings):
+        before, after = getattr(old, section.name), getattr(new, section.name)
+        for field in msgspec.structs.fields(section.type):
+            name = f"{section.name}.{field.name}"
+            if getattr(before, field.name) != getattr(after, field.name) and (section.name in among or name in among):
+                found.append(name)
+    return found
+
+
+def _kept(old: Settings, new: Settings) -> Settings:
+    """The new settings, but what takes effect at the next start as it was."""
+    changed: dict[str, object] = {}
+    for section in msgspec.structs.fields(Settings):
+        before, after = getattr(old, section.name), getattr(new, section.name)
+        keys = [field.name for field in msgspec.structs.fields(section.type)]
+        stay = {key: getattr(before, key) for key in keys if section.name in LATER or f"{section.name}.{key}" in LATER}
+        changed[section.name] = msgspec.structs.replace(after, **stay)
+    log = msgspec.structs.replace(old.service, log=new.service.log)  # but for the level of the log, which can change
+    return msgspec.structs.replace(new, **{**changed, "service": log})
