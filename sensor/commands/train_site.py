@@ -39,7 +39,7 @@ LEAST_HOURS = 100
 FINE_TUNE_HOURS = 2 * LEAST_HOURS
 """Conversation-hours from which on the model is trained further: one half of them to learn from, one to calibrate on. A model
 that is only calibrated to a strange site keeps quiet there, and finds nothing: on strato-011 it alerted on none of 1,521
-attacking flows, where the shipped one gave 654 alerts on them, and one trained further on 2,094 benign flows 807."""
+attacking flows, where the shipped one raised 654 alerts, and one trained further on 2,094 benign flows 807."""
 HELD_BACK_LEAST, HELD_BACK_MOST = 0.2, 0.5
 CALIBRATED, FURTHER = "calibrated", "trained further"
 OVER_BUDGET, CHANCE = 3, 3
