@@ -25,7 +25,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nets
 SUITE, MIRROR = "bookworm", "http://deb.debian.org/debian"
 PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "procps", "iproute2", "python3", "python3-venv", "make"),
-    *("tcpreplay", "libpcap0.8", "logrotate", "curl", "jq", "man-db"),
+    *("tcpreplay", "libpcap0.8", "logrotate", "curl", "man-db"),
 )
 """What the tests need, and what docs/operations.md has an operator install."""
 
@@ -76,6 +76,8 @@ def tree() -> Path:
     made = CACHE / f"debian-{recipe}"
     if not made.is_dir():
         CACHE.mkdir(parents=True, exist_ok=True)
+        for old in CACHE.glob("debian-*"):
+            shutil.rmtree(old)
         part = Path(tempfile.mkdtemp(prefix="debian-", dir=CACHE))
         part.chmod(0o755)
         said(["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, str(part), MIRROR])
