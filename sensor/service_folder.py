@@ -7,6 +7,7 @@ can wait, so nothing is shed on their account. Nothing is deleted here: that is 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -68,7 +69,7 @@ class FolderSource:
                 yield from self._frames_of(path)
                 if self._stopping.is_set():  # in the middle of it, perhaps: it is read again after the restart
                     return
-                self._read[path.name] = mark
+                self._read[_named(path)] = mark
             looked_s = time.monotonic()
 
     def stop(self) -> None:
@@ -89,7 +90,7 @@ class FolderSource:
             for path in self._folder.iterdir():
                 if path.is_file() and not path.name.startswith("."):
                     state = path.stat()
-                    found[path.name] = path, (state.st_size, state.st_mtime_ns)
+                    found[_named(path)] = path, (state.st_size, state.st_mtime_ns)
         except OSError as error:  # the folder is gone, or a file of it, between two looks
             if not self._folder.is_dir() and not self._gone:
                 self._gone = True
@@ -122,3 +123,8 @@ class FolderSource:
             self._damaged += 1
             _, place, reason = source.damages[0]
             self._tell("capture_damaged", f"{path}: damaged at byte {place}: {reason}")
+
+
+def _named(path: Path) -> str:
+    r"""A capture's name for the state, which is text; bytes of it that are none are written as \xHH."""
+    return os.fsencode(path.name).decode("utf-8", "backslashreplace")
