@@ -24,7 +24,7 @@ from sensor.service_metrics import Exporter, Look
 from sensor.service_notify import Notifier
 from sensor.service_parts import Parts, Refused
 from sensor.service_scoring import Scoring
-from sensor.service_signals import Signals
+from sensor.service_signals import ENDING, Signals
 from sensor.service_state import Snapshot, take, write
 
 ROUND_S = 0.5
@@ -46,10 +46,11 @@ class Service:
     Raises Refused when the port for metrics cannot be listened on.
     """
 
-    def __init__(self, parts: Parts, read: Callable[[], Settings], notifier: Notifier) -> None:
+    def __init__(self, parts: Parts, read: Callable[[], Settings], notifier: Notifier, signals: Signals) -> None:
         self._parts = parts
         self._read = read
         self._notifier = notifier
+        self._signals = signals
         self._log = parts.log
         self._started_s = time.monotonic()
         self._ready = self._stopping = False
@@ -69,19 +70,19 @@ class Service:
     def run(self) -> int:
         """Start everything, work until a signal ends it, and end everything in order; returns the exit status."""
         parts = self._parts
-        with Signals() as signals:
-            if self._exporter is not None:
-                self._exporter.start()
-            parts.scoring.start()
-            for worker in parts.workers:
-                worker.start()
-            self._ready = True
-            self._notifier.ready(self._status_line())
-            self._log.info("ready", version=__version__, model=parts.models.name, seconds=round(self._age_s(), 2))
-            status = self._control(signals)
-            self._end(status)
-            if self._exporter is not None:
-                self._exporter.close()
+        self._signals.handle(ENDING)
+        if self._exporter is not None:
+            self._exporter.start()
+        parts.scoring.start()
+        for worker in parts.workers:
+            worker.start()
+        self._ready = True
+        self._notifier.ready(self._status_line())
+        self._log.info("ready", version=__version__, model=parts.models.name, seconds=round(self._age_s(), 2))
+        status = self._control()
+        self._end(status)
+        if self._exporter is not None:
+            self._exporter.close()
         return status
 
     def counters(self) -> dict[str, int]:
@@ -107,10 +108,10 @@ class Service:
             models=[name for name in (parts.models.name, parts.models.flows_name) if name],
         )
 
-    def _control(self, signals: Signals) -> int:
+    def _control(self) -> int:
         """Come round until the end is asked for, or something failed; returns the exit status."""
         while True:
-            for came in signals.wait(ROUND_S):
+            for came in self._signals.wait(ROUND_S):
                 if came in (signal.SIGTERM, signal.SIGINT):
                     return DONE
                 if came == signal.SIGHUP:

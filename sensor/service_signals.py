@@ -1,4 +1,9 @@
-"""Signals, as the control loop meets them: noted when they come, handled when the loop comes round."""
+"""Signals, as the control loop meets them: noted when they come, handled when the loop comes round.
+
+However often one comes meanwhile, it is handled once, and a request to end before all others: a storm of reloads would put
+it off beyond its time. While the sensor starts, only those that it has no answer to yet are noted (`WAITING`), for by
+themselves they would end it; `handle` adds the others.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +12,19 @@ import select
 import signal
 import socket
 from collections import deque
+from collections.abc import Sequence
 from types import FrameType
 
-HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+ENDING = (signal.SIGTERM, signal.SIGINT)
+WAITING = (signal.SIGHUP, signal.SIGUSR1)
+HANDLED = (*ENDING, *WAITING)
 
 
 class Signals:
-    """Notes signals while it is entered as a context; a signal wakes `wait` up. Only for the main thread."""
+    """Notes signals, `numbers` at first, while it is entered as a context; one wakes `wait` up. Only for the main thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, numbers: Sequence[signal.Signals] = HANDLED) -> None:
+        self._numbers = numbers
         self._came: deque[int] = deque()
         self._reading, self._writing = socket.socketpair()
         self._before: dict[int, signal.Handlers | object] = {}
@@ -25,8 +34,7 @@ class Signals:
         self._reading.setblocking(False)
         self._writing.setblocking(False)
         self._fd_before = signal.set_wakeup_fd(self._writing.fileno(), warn_on_full_buffer=False)
-        for number in HANDLED:
-            self._before[number] = signal.signal(number, self._note)
+        self.handle(self._numbers)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -36,16 +44,21 @@ class Signals:
         self._reading.close()
         self._writing.close()
 
+    def handle(self, numbers: Sequence[signal.Signals]) -> None:
+        """Note these signals, too, from now on."""
+        for number in numbers:
+            self._before.setdefault(number, signal.signal(number, self._note))
+
     def wait(self, timeout_s: float) -> list[signal.Signals]:
-        """The signals that came since the last call, in order; waits for one at most `timeout_s`."""
+        """The signals that came since the last call, each once, in order but for those that end; waits `timeout_s` at most."""
         if not self._came:
             select.select([self._reading], [], [], timeout_s)
         with contextlib.suppress(BlockingIOError):
             self._reading.recv(4096)
-        came = []
+        came: dict[signal.Signals, None] = {}
         while self._came:
-            came.append(signal.Signals(self._came.popleft()))
-        return came
+            came[signal.Signals(self._came.popleft())] = None
+        return sorted(came, key=lambda number: number not in ENDING)
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self._came.append(number)

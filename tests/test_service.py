@@ -106,6 +106,27 @@ def test_a_reload_takes_over_what_is_good_and_refuses_what_is_not(tmp_path: Path
         assert sensor.end() == 0
 
 
+def test_a_reload_that_is_asked_for_during_the_start_comes_after_it(tmp_path: Path) -> None:
+    captures = tmp_path / "captures"
+    captures.mkdir()
+    sensor = Sensor(tmp_path / "sensor", [f"capture.folder={captures}"])
+    try:
+        until(lambda: answers(sensor.process.pid, signal.SIGHUP))
+        assert not answers(sensor.process.pid, signal.SIGTERM)  # which ends a start at once
+        sensor.send(signal.SIGHUP)
+        sensor.wait_ready(2)  # it was not ended by it
+        assert len(sensor.events("reloaded")) == 1
+        assert sensor.end() == 0
+    finally:
+        sensor.close()
+
+
+def answers(process: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal."""
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
+    return bool(int(fields["SigCgt"], 16) & 1 << number - 1)
+
+
 def test_files_are_reopened_when_they_were_renamed(tmp_path: Path) -> None:
     captures = tmp_path / "captures"
     put(captures)

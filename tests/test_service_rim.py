@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from conftest import DATA
 
@@ -62,6 +63,16 @@ def test_a_signal_wakes_the_loop_and_comes_in_order() -> None:
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
         assert signals.wait(30) == [signal.SIGTERM]
         assert time.monotonic() - begun < 20
+        assert signals.wait(0) == []
+
+
+def test_a_storm_of_signals_is_handled_once_and_the_end_comes_first() -> None:
+    with Signals() as signals:
+        for _ in range(500):
+            os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert signals.wait(30) == [signal.SIGTERM, signal.SIGHUP]
         assert signals.wait(0) == []
 
 
@@ -126,6 +137,20 @@ def test_captures_are_read_once_when_they_are_finished_and_after_a_restart_not_a
     again.wait_for(one)
     again.stop()
     assert again.frames == one
+
+
+def test_a_capture_whose_name_is_no_text_is_remembered_like_others(tmp_path: Path) -> None:
+    os.rename(put(tmp_path, "a.pcap.gz"), os.fsencode(tmp_path) + b"/\xff\xfe.pcap.gz")
+    one = frames_of_demo()
+    read = Read(FolderSource(tmp_path, block_frames=512, tell=lambda _event, _line: None))
+    read.wait_for(one)
+    read.stop()
+    marks = msgspec.json.decode(msgspec.json.encode(read.source.marks), type=dict[str, tuple[int, int]])
+    put(tmp_path, "b.pcap.gz")
+    again = Read(FolderSource(tmp_path, block_frames=512, tell=lambda _event, _line: None, read=marks))
+    again.wait_for(one)
+    again.stop()
+    assert (again.frames, len(again.source.marks)) == (one, 2)
 
 
 def test_a_damaged_capture_is_told_and_read_as_far_as_it_goes(tmp_path: Path) -> None:

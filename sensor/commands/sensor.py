@@ -11,10 +11,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sensor import __version__, config
 from sensor.commands.misuse import Misuse, Parser, add_settings, fail
 from sensor.commands.process import DONE, MISUSE
+
+if TYPE_CHECKING:
+    from sensor.service_signals import Signals
 
 NAME = "netseq-sensor"
 CONFIG = Path("/etc/netseq/sensor.toml")
@@ -101,6 +105,14 @@ def check(settings: config.Settings) -> int:
 
 def serve(arguments: argparse.Namespace, settings: config.Settings) -> int:
     """Be the sensor."""
+    from sensor.service_signals import WAITING, Signals  # noqa: PLC0415  # not to hold up a check
+
+    with Signals(WAITING) as signals:
+        return run(arguments, settings, signals)
+
+
+def run(arguments: argparse.Namespace, settings: config.Settings, signals: Signals) -> int:
+    """Start, and work until a signal ends it."""
     from sensor.kernels import prepare_cache, when_compiling  # noqa: PLC0415  # before anything imports a kernel
 
     cache = prepare_cache()
@@ -123,7 +135,7 @@ def serve(arguments: argparse.Namespace, settings: config.Settings) -> int:
 
     try:
         parts = Parts(settings, log, repeats, relearn=arguments.relearn)
-        service = Service(parts, lambda: read(arguments), notifier)
+        service = Service(parts, lambda: read(arguments), notifier, signals)
     except Refused as refused:
         log.error("refused", reason=str(refused))
         return MISUSE
