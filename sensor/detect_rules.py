@@ -27,7 +27,7 @@ from sensor import message
 from sensor.addresses import text
 from sensor.detect_alert import build, digits
 from sensor.detect_rules_kernel import FLOOD, HOSTS, RAISED, walk
-from sensor.detect_rules_table import LIVE, MINUTE_US, OVER, ROW, SHED, Table, reenter
+from sensor.detect_rules_table import FEW, LIVE, MINUTE_US, OVER, ROW, SHED, Table, reenter
 from sensor.detect_watch import RAISED as TOLD
 from sensor.schema import Alert, RuleReason
 
@@ -79,7 +79,7 @@ class Rules:
         self._quiet_us = max(round(quiet_s * 1e6), MINUTE_US)
         self._victims = _table(victims, FLOOD_SLOTS)
         # Twice the targets that alert, so that these are counted exactly.
-        self._sources = _table(sources, 1 << (2 * sweep_targets + 3).bit_length())
+        self._sources = _table(sources, 1 << (2 * max(sweep_targets, FEW) + 3).bit_length())
         # Secret, so that nobody can send hosts that all fall into one run, or pass for one.
         self._seeds = np.array([secrets.randbits(64), secrets.randbits(64)], np.uint64)
         self._raised = np.zeros(0, RAISED)
@@ -197,7 +197,7 @@ def _table(rows: int, slots: int) -> Table:
     seats = max(LEAST_SEATS, min(SEATS * rows // SOURCES, SETS_BYTES // (4 * slots)))
     table = Table(
         rows=np.zeros(rows, ROW),
-        index=np.zeros(1 << (2 * rows - 1).bit_length(), np.int64),
+        places=np.zeros(1 << (2 * rows - 1).bit_length(), np.int64),
         counts=np.zeros(OVER + 1, np.int64),
         sets=np.zeros((seats, slots), np.uint32),
         spare=np.zeros(slots, np.uint32),
@@ -208,6 +208,6 @@ def _table(rows: int, slots: int) -> Table:
 
 def _empty(table: Table) -> None:
     """Take all rows out of a table."""
-    table.index[:] = -1
+    table.places[:] = -1
     table.counts[:] = 0
     table.counts[:LIVE] = -1

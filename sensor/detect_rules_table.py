@@ -69,7 +69,7 @@ class Table(NamedTuple):
     """One table's memory."""
 
     rows: NDArray[np.void]
-    index: NDArray[np.int64]
+    places: NDArray[np.int64]
     """Slots of rows, each behind the upper half of its key: this alone tells a key that has no row; -1 is empty."""
     counts: NDArray[np.int64]
     sets: NDArray[np.uint32]
@@ -144,7 +144,7 @@ def _append(table: Table, slot: int) -> None:
 @part
 def _forget(table: Table, slot: int) -> None:
     """Take a row out of the index; entries behind it move back over the hole, so that probing never meets a gap in its run."""
-    rows, index = table.rows, table.index
+    rows, index = table.rows, table.places
     mask = len(index) - 1
     hole = rows[slot]["bucket"]
     probe = (hole + 1) & mask
@@ -168,7 +168,7 @@ def _entry(key: np.uint64, slot: int) -> np.int64:
 @part
 def find(table: Table, key: np.uint64) -> int:
     """Slot of a key, -1 where it has none."""
-    rows, index = table.rows, table.index
+    rows, index = table.rows, table.places
     mask = len(index) - 1
     probe = int(np.int64(key & np.uint64(mask)))
     tag = np.int64(key >> np.uint64(33))
@@ -197,7 +197,7 @@ def _lose(table: Table, row: np.void, now_us: int) -> None:
 @part
 def enter(table: Table, key: np.uint64, now_us: int) -> int:
     """Slot for a key that has none: an unused one, or that of the newcomer that was silent the longest."""
-    rows, index, counts = table.rows, table.index, table.counts
+    rows, index, counts = table.rows, table.places, table.counts
     if counts[LIVE] < len(rows):
         slot = int(counts[LIVE])
         counts[LIVE] += 1

@@ -400,3 +400,11 @@ def test_a_flood_of_packets_alerts_within_ten_seconds_of_packet_time(tmp_path: P
     assert [(alert.signature, alert.dest) for alert in alerts] == [("NetSeq::Flood", "198.19.0.1")]
     assert clock_us - contents.first_us < 10_000_000
     assert bool(assembly.table.ended[END_FULL]) == (room == 4096)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 8])
+def test_the_smallest_settings_count_as_well(most: int) -> None:
+    which = Rules(flood_attempts=10**9, sweep_targets=most, quiet_s=3600.0)
+    alerts = judged(which, [Event(1, 100 + host, host) for host in range(40)])
+    assert [alert.signature for alert in alerts] == ["NetSeq::Sweep"]
+    assert alerts[0].score == most + 1

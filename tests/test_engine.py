@@ -30,6 +30,7 @@ from models.words import Folded, Shape, WordLSTM
 from sensor import config, metrics
 from sensor.addresses import text
 from sensor.conversations import Conversations
+from sensor.detect_rules import MODEL
 from sensor.engine import Engine
 from sensor.flows import FlowTable
 from sensor.schema import FLOW, FRAME, UDP, Alert, FlowBatch, FrameBlock
@@ -382,3 +383,13 @@ def test_empty_input_gives_nothing() -> None:
     assert idle.feed(FrameBlock(np.zeros(0, np.uint8), np.zeros(0, FRAME))) == []
     assert idle.feed(FlowBatch(np.zeros(0, FLOW))) == idle.drain() == []
     assert not any(idle.counters().values())
+
+
+def test_fixed_rules_alert_beside_the_models_and_change_none_of_their_alerts() -> None:
+    alerts, _ = replayed()
+    strict = engine("rules.sweep_targets=1", "rules.flood_attempts=5")
+    both = in_blocks(strict, [])
+    by_rule = [alert for alert in both if alert.model == MODEL]
+    assert [alert.msg for alert in both if alert.model != MODEL] == [alert.msg for alert in alerts]
+    assert "NetSeq::Sweep" in {alert.signature for alert in by_rule}
+    assert metrics.total(strict.counters(), "alerts_by_rule") == len(by_rule)
