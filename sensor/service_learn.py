@@ -127,6 +127,12 @@ class Learner:
         self._using = using
         return using
 
+    def heed(self, settings: Settings) -> None:
+        """Go by other settings from now on; where they name a model, there is nothing left to learn."""
+        self._settings = settings
+        if settings.model.path and self.mode == LEARNING:
+            self._alert("the settings name a model")
+
     def chosen(self, alerts: Sequence[Alert]) -> list[Alert]:
         """Those of a batch's alerts that may be told now; in the scoring thread."""
         if self.learning:

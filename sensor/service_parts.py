@@ -34,8 +34,9 @@ from sensor.service_scoring import Scoring
 from sensor.service_state import StateRefused, set_aside, take_up
 from sensor.service_warm import warm
 from sensor.sinks.lines import SinkFailed
-from sensor.sources.ring import InterfaceFailed, fanned_out
+from sensor.sources.ring import InterfaceFailed
 from sensor.sources.ring import check as check_interfaces
+from sensor.sources.sniffed import open_live
 from sensor.vocabulary import VocabularyDoesNotFit
 
 STATE_FILE = "state.netseq"
@@ -48,6 +49,11 @@ LATER = (
 )
 """Sections and keys that take effect at the next start: memory that is laid out once, files and ports that are open."""
 
+NEWS = {
+    *("learning", "fitting", "fit_says", "alerting", "model_taken", "relearning"),
+    *("interface_back", "folder_back", "alerts_written_again"),
+}
+"""Events that are no trouble."""
 REFUSALS = (ModelDoesNotFit, VocabularyDoesNotFit, IgnoreRefused, InterfaceFailed, SinkFailed)
 
 
@@ -69,7 +75,10 @@ class Parts:
         try:
             self.ignored = Ignored.read(settings.detect.ignore)
             self.recorder = Recorder(
-                state_dir / RECORD, keep_days=settings.learn.keep_days, disk_mib=settings.learn.disk_mib, tell=self.tell
+                state_dir / RECORD,
+                keep_days=max(settings.learn.keep_days, settings.learn.days),
+                disk_mib=settings.learn.disk_mib,
+                tell=self.tell,
             )
             self.learner = Learner(settings, state_dir, self.recorder, self.tell, relearn=relearn)
             self.models = load_models(settings, site=self.learner.model())
@@ -104,7 +113,8 @@ class Parts:
 
     def tell(self, event: str, line: str) -> None:
         """Log what a part has to say."""
-        self.log.warning(event, about=line)
+        tell = self.log.info if event in NEWS else self.log.warning
+        tell(event, about=line)
 
     def counters(self) -> dict[str, int]:
         """Everything counted so far, what was counted before the last restart included, by the names of `sensor.metrics`."""
@@ -147,6 +157,7 @@ class Parts:
         for worker, source in zip(self.workers, fresh, strict=False):
             worker.change_source(source)
         ignored.count = self.ignored.count
+        self.learner.heed(settings)
         self.settings, self.models, self.ignored = settings, models, ignored
         return later
 
@@ -193,7 +204,7 @@ class Parts:
             except OSError as error:
                 raise Refused(f"capture.folder: {capture.folder}: {error.strerror}") from error
         return list(
-            fanned_out(
+            open_live(
                 capture.interfaces,
                 capture.workers,
                 filter=capture.filter,
