@@ -22,6 +22,7 @@ from sensor.service_capture import Worker
 from sensor.service_degraded import degraded, drop_share
 from sensor.service_metrics import Exporter, Look
 from sensor.service_notify import Notifier
+from sensor.service_outlets import Outlets
 from sensor.service_parts import Parts, Refused
 from sensor.service_scoring import Scoring
 from sensor.service_signals import ENDING, Signals
@@ -212,7 +213,7 @@ class Service:
 
     def _failed(self) -> BaseException | None:
         """What ended a thread that should run."""
-        threads: list[Worker | Scoring] = [*self._parts.workers, self._parts.scoring]
+        threads: list[Worker | Scoring | Outlets] = [*self._parts.workers, self._parts.scoring, self._parts.outlets]
         return next((thread.error for thread in threads if thread.error is not None), None)
 
     def _unwell(self) -> str:

@@ -57,7 +57,8 @@ class Opened(NamedTuple):
         with contextlib.suppress(SinkFailed):
             self.sink.close()
         if self.stream is not None:
-            self.stream.close()
+            with contextlib.suppress(OSError):  # of a network's file system, for one
+                self.stream.close()
 
 
 class Outlet:
@@ -73,6 +74,8 @@ class Outlet:
         self._capacity = waiting
         self._tell = tell
         self._waiting: deque[Alert] = deque()
+        self._lock = threading.Lock()  # of what comes; the writer only takes away, and waits for nobody
+        self._closed = False
         self._opened: Opened | None = None
         self._failing = False
         self._unsynced = False
@@ -96,10 +99,11 @@ class Outlet:
         self._attempt()
 
     def take(self, alerts: Sequence[Alert]) -> None:
-        """Add alerts to those that wait; what is too much is counted as lost, the newest."""
-        room = self._capacity - len(self._waiting)
-        self._waiting.extend(alerts[:room])
-        self.lost += max(len(alerts) - room, 0)
+        """Add alerts to those that wait, from any thread; what is too much is counted as lost, the newest."""
+        with self._lock:
+            room = 0 if self._closed else self._capacity - len(self._waiting)
+            self._waiting.extend(alerts[:room])
+            self.lost += max(len(alerts) - room, 0)
 
     def work(self, now_s: float) -> None:
         """Write what waits, unless that just failed, and sync when it is time."""
@@ -114,8 +118,10 @@ class Outlet:
     def close(self) -> None:
         """Write what waits, or count it as lost."""
         self._attempt()
-        self.lost += len(self._waiting)
-        self._waiting.clear()
+        with self._lock:
+            self._closed = True
+            self.lost += len(self._waiting)
+            self._waiting.clear()
         if self._opened is not None:
             self._sync()
             self._opened.close()
@@ -160,7 +166,7 @@ class Outlets:
 
     def __init__(self, outlets: Sequence[Outlet]) -> None:
         self.outlets = tuple(outlets)
-        self._come: deque[Sequence[Alert]] = deque()
+        self.error: BaseException | None = None
         self._wake = threading.Event()
         self._reopen = self._ending = False
         self._thread = threading.Thread(target=self._run, name="outlets", daemon=True)
@@ -173,9 +179,9 @@ class Outlets:
 
     def hand(self, alerts: Sequence[Alert]) -> None:
         """Take alerts from any thread; never waits for a disk."""
-        if alerts:
-            self._come.append(alerts)
-            self._wake.set()
+        for outlet in self.outlets:
+            outlet.take(alerts)
+        self._wake.set()
 
     def reopen(self) -> None:
         """Begin the files anew, because they were renamed."""
@@ -194,25 +200,20 @@ class Outlets:
         return {name: value for outlet in self.outlets for name, value in outlet.counters().items()}
 
     def _run(self) -> None:
-        while not self._ending:
-            self._wake.wait(RETRY_S)
-            self._wake.clear()
-            self._share_out()
-            if self._reopen:
-                self._reopen = False
+        try:
+            while not self._ending:
+                self._wake.wait(RETRY_S)
+                self._wake.clear()
+                if self._reopen:
+                    self._reopen = False
+                    for outlet in self.outlets:
+                        outlet.reopen()
                 for outlet in self.outlets:
-                    outlet.reopen()
+                    outlet.work(time.monotonic())
             for outlet in self.outlets:
-                outlet.work(time.monotonic())
-        self._share_out()
-        for outlet in self.outlets:
-            outlet.close()
-
-    def _share_out(self) -> None:
-        while self._come:
-            alerts = self._come.popleft()
-            for outlet in self.outlets:
-                outlet.take(alerts)
+                outlet.close()
+        except BaseException as error:  # the control loop tells of it, and ends the sensor
+            self.error = error
 
 
 def from_settings(settings: Settings, *, sensor: str, tell: Tell) -> Outlets:

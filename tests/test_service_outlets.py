@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -89,6 +90,46 @@ def test_more_alerts_than_may_wait_are_counted_as_lost() -> None:
     assert outlet.counters() == {"alerts_written.jsonl": 0, "alerts_waiting.jsonl": 5, "alerts_lost.jsonl": 3}
     outlet.close()
     assert outlet.lost == 8
+
+
+class Hangs(Shut):
+    """A sink that takes as long as it likes, as a disk of a network or a pipe that nobody reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.goes_on = threading.Event(), threading.Event()
+
+    def write(self, alerts: Iterable[Alert]) -> None:
+        self.begun.set()
+        self.goes_on.wait(15)
+        self.taken += alerts
+
+
+def test_alerts_that_come_while_a_write_hangs_are_bounded_and_counted() -> None:
+    sink = Hangs()
+    outlets = Outlets([Outlet("jsonl", lambda: Opened(sink), waiting=5, tell=Told())])
+    outlets.start()
+    outlets.hand(alerts(1))
+    assert sink.begun.wait(15)
+    for _ in range(100):
+        outlets.hand(alerts(10))
+    assert outlets.counters() == {"alerts_written.jsonl": 0, "alerts_waiting.jsonl": 5, "alerts_lost.jsonl": 996}
+    sink.goes_on.set()
+    assert outlets.close(15)
+    outlets.hand(alerts(2))  # too late for the file, and not for the count
+    assert outlets.counters() == {"alerts_written.jsonl": 5, "alerts_waiting.jsonl": 0, "alerts_lost.jsonl": 998}
+
+
+class Broken(Shut):
+    def write(self, alerts: Iterable[Alert]) -> None:
+        raise RuntimeError("a mistake")
+
+
+def test_a_writer_that_fails_is_known_to_have() -> None:
+    outlets = Outlets([Outlet("jsonl", lambda: Opened(Broken()), waiting=5, tell=Told())])
+    outlets.start()
+    outlets.hand(alerts(1))
+    until(lambda: isinstance(outlets.error, RuntimeError))
 
 
 @pytest.fixture
