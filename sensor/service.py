@@ -35,7 +35,9 @@ DEGRADED_S = 60.0
 DRAIN_S = 7.0
 """Seconds for scoring what was captured, after a request to end: the end is due within ten."""
 LAST_S = 1.0
-"""Seconds for each of the last steps, writing alerts and state."""
+"""Seconds at least for each of the last steps, writing alerts and state."""
+END_S = 9.0
+"""Seconds after which the end does not wait for a disk any more."""
 STUCK_S = 30.0
 """Seconds without a round of the scoring thread after which it counts as stuck."""
 DONE, FAILED = 0, 1
@@ -137,7 +139,7 @@ class Service:
             self._tell_of_losses(now_s - self._looked_s)
             self._looked_s = now_s
         if parts.learner.tick(self._packet_us(), now_s):
-            self._reload()  # the site's model has changed
+            self._reload(parts.settings)  # the site's model has changed, and nobody asked for new settings
         parts.repeats.tick()
         if self._status_line() != self._told:
             self._told = self._status_line()
@@ -172,12 +174,11 @@ class Service:
             self._parts.states["states_refused.write"] += 1
             self._log.error("state_not_saved", file=str(self._parts.state_file), reason=error.strerror)
 
-    def _reload(self) -> None:
-        """Take over settings, models and lists as they are now, or keep everything when one of them is bad."""
+    def _reload(self, settings: Settings | None = None) -> None:
+        """Take over settings, those on disk if not given, models and lists; or keep everything when one of them is bad."""
         self._notifier.reloading()
         try:
-            settings = self._read()
-            later = self._parts.reload(settings)
+            later = self._parts.reload(self._read() if settings is None else settings)
         except (ConfigError, Refused) as error:
             self._reloads["bad"] += 1
             self._log.error("reload_refused", reason=str(error), kept="what was in force before")
@@ -191,25 +192,38 @@ class Service:
         parts = self._parts
         self._stopping = True
         self._notifier.stopping()
-        until_s = time.monotonic() + DRAIN_S
+        begun_s = time.monotonic()
+        until_s = begun_s + DRAIN_S
         for worker in parts.workers:
             worker.stop()
+        parts.learner.close()
         for worker in parts.workers:
             worker.join(max(until_s - time.monotonic(), 0))
         parts.queue.close()
-        if not parts.scoring.join(max(until_s - time.monotonic(), 0)):
+        scored = parts.scoring.join(max(until_s - time.monotonic(), 0))
+        if not scored:
             parts.queue.give_up()
-            parts.scoring.join(LAST_S)
-        parts.learner.close()
+            scored = parts.scoring.join(LAST_S)
+        written = parts.outlets.close(LAST_S)  # before the state, which counts them
         parts.recorder.close()
         if status == DONE:
-            if self._saver is not None:
-                self._saver.join(LAST_S)
-            self._write(self._snapshot())
-        written = parts.outlets.close(LAST_S)
+            self._save_last(begun_s + END_S, scored=scored)
         counters = self.counters()
-        lost = {name: total(counters, name) for name in ("flows_shed", "alerts_lost")}
+        lost = {name: total(counters, name) for name in ("flows_shed", "alerts_waiting", "alerts_lost")}
         self._log.info("ended", alerts_written=total(counters, "alerts_written"), **lost, everything_written=written)
+
+    def _save_last(self, until_s: float, *, scored: bool) -> None:
+        """Write the state once more, where nobody changes it any more and the disk is there."""
+        if self._saver is not None:
+            self._saver.join(max(until_s - time.monotonic(), LAST_S))
+        if not scored or (self._saver is not None and self._saver.is_alive()):
+            self._parts.states["states_refused.write"] += 1
+            why = "the last one is still being written" if scored else "scoring did not end"
+            self._log.error("state_not_saved", file=str(self._parts.state_file), reason=why)
+            return
+        self._save()
+        if self._saver is not None:
+            self._saver.join(max(until_s - time.monotonic(), LAST_S))
 
     def _failed(self) -> BaseException | None:
         """What ended a thread that should run."""

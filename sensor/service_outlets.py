@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import stat
 import threading
 import time
 from collections import deque
@@ -241,10 +242,15 @@ def from_settings(settings: Settings, *, sensor: str, tell: Tell) -> Outlets:
 
 
 def open_appending(path: Path) -> io.FileIO:
-    """Open a file to write behind what it holds; half a last line, which a crash left, is cut off. Raises SinkFailed."""
+    """Open a file to write behind what it holds; half a last line, which a crash left, is cut off. Raises SinkFailed.
+
+    A device or a pipe is written to as it is.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640), "r+")
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            return stream
         end = stream.seek(0, os.SEEK_END)
         begin = stream.seek(max(end - LAST_BYTES, 0))
         whole = stream.readall().rfind(b"\n") + 1

@@ -80,6 +80,19 @@ def test_conversations_quiet_times_and_counters_outlive_a_restart(tmp_path: Path
         assert not quiet & {(one["src"], one["dest"]) for one in again}
 
 
+def test_alerts_that_are_lost_at_the_end_are_known_after_it(tmp_path: Path) -> None:
+    captures, folder = tmp_path / "captures", tmp_path / "sensor"
+    put(captures)
+    with running(folder, f"capture.folder={captures}", "output.alerts=/dev/full") as sensor:
+        until(lambda: sensor.metric("netseq_alerts_waiting") > 0)
+        assert sensor.end() == 0
+        lost = sensor.events("ended")[0]["alerts_lost"]
+        assert lost > 0
+    with running(folder, f"capture.folder={captures}", "output.alerts=/dev/full") as sensor:
+        assert sensor.metric("netseq_alerts_lost_total") == lost
+        assert sensor.end() == 0
+
+
 def test_a_reload_takes_over_what_is_good_and_refuses_what_is_not(tmp_path: Path) -> None:
     captures, settings = tmp_path / "captures", tmp_path / "sensor.toml"
     put(captures)

@@ -187,6 +187,12 @@ def test_half_a_line_that_a_crash_left_is_cut_off(tmp_path: Path) -> None:
     assert path.read_bytes() == b'{"whole": 1}\n'
 
 
+def test_a_device_is_written_to_as_it_is() -> None:
+    open_appending(Path("/dev/null")).close()
+    with open_appending(Path("/dev/full")) as full, pytest.raises(OSError, match="No space left"):
+        full.write(b"x")  # and it reads as zeros without end
+
+
 def test_what_was_written_before_stays(tmp_path: Path) -> None:
     for _ in range(2):
         outlets = outlets_of(tmp_path / "deep" / "alerts.jsonl", Told())
