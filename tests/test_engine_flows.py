@@ -24,11 +24,11 @@ from models.multiflow_checkpoint import FlowBundle, FlowManifest, folder_of, sav
 from models.resident_flows import FlowScorer
 from models.scale import fit
 from sensor import config
-from sensor.commands.replay import last_flows
 from sensor.commands.replay import main as replay
 from sensor.conversations import Conversations, as_one_host
 from sensor.engine import Engine
 from sensor.schema import Alert, FlowBatch
+from sensor.service_models import load_models
 from sensor.sources.zeek import ConnLogSource
 from sensor.statistics import statistics
 
@@ -165,7 +165,8 @@ def test_the_multi_flow_model_that_comes_along_is_one_for_packets_and_one_for_lo
         assert replay(["--quiet", "--json", "--set", "model.multiflow=default", str(path)]) == 0
         told = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
         named[path.name] = {alert["signature"] for alert in told} - {"NetSeq::Sequence_Anomaly"}
-    packets, logs = (last_flows("default", log=log) for log in (False, True))
+    settings = config.load(None, ["model.multiflow=default"])
+    packets, logs = (load_models(settings, log=log).flows for log in (False, True))
     assert packets is not None
     assert logs is not None
     assert "NetSeq::PortScan" in named["demo.pcap.gz"] <= {f"NetSeq::{name}" for name in packets.manifest.classes}
@@ -175,5 +176,5 @@ def test_the_multi_flow_model_that_comes_along_is_one_for_packets_and_one_for_lo
 
 
 def test_no_multi_flow_model_is_none_and_a_folder_is_that_folder() -> None:
-    assert last_flows("", log=False) is None
+    assert load_models(config.load(None, [])).flows is None
     assert folder_of("office", log=True) == Path("office")

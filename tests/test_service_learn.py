@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from test_train_site import BEGIN_US, HOUR_US, alert, office
 
 from models.checkpoint import DEFAULT_MODEL
 from sensor import config, service_learn
@@ -18,7 +19,6 @@ from sensor.service_alerted import RULES_MODEL
 from sensor.service_learn import ALERTING, EXPLODED_LEAST, FITTING, LEARNING, PER_HOST, Learner
 from sensor.service_record import Recorder
 from sensor.service_site import BAD, Site
-from tests.test_train_site import BEGIN_US, HOUR_US, alert, office
 
 PATIENCE_S = 90.0
 

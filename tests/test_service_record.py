@@ -135,12 +135,12 @@ def test_no_more_hours_are_kept_than_asked_for(tmp_path: Path, told: Told) -> No
 
 def test_a_record_is_read_up_to_the_cut_after_kill_9(tmp_path: Path) -> None:
     script = (
-        "import sys\nfrom pathlib import Path\nfrom tests.test_service_record import *\n"
+        "import sys\nfrom pathlib import Path\nfrom test_service_record import *\n"
         f"recorder = Recorder(Path({str(tmp_path)!r}), keep_days=1, disk_mib=8, tell=print)\n"
         "recorder.record(FlowBatch(some_flows(3000)), [])\nrecorder.flush(60)\nprint('written', flush=True)\nsys.stdin.read()\n"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parent
     ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"written\n"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import said
 
 from benchmarks import learning
 from models.calibrate import calibrate
@@ -18,7 +19,6 @@ from sensor.schema import CONN_STATES, FLOW, TCP, UDP, V4_MAPPED, Alert, FlowBat
 from sensor.service_alerted import RULES_MODEL
 from sensor.service_record import Recorder
 from sensor.service_site import BAD, KEPT, Site, now
-from tests.conftest import said
 
 HOUR_US = 3_600_000_000
 BEGIN_US = 472_222 * HOUR_US

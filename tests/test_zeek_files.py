@@ -37,8 +37,8 @@ OBJECT: dict[str, object] = {
 }  # fmt: skip
 
 
-def read(*paths: Path, **options: int) -> tuple[ConnLogSource, list[FlowBatch]]:
-    source = ConnLogSource(paths, **options)
+def read(*paths: Path, block_flows: int = 8192) -> tuple[ConnLogSource, list[FlowBatch]]:
+    source = ConnLogSource(paths, block_flows=block_flows)
     return source, list(source)
 
 
