@@ -97,6 +97,15 @@ def split(name: str) -> tuple[Counter, str]:
     return counter, label
 
 
+def known(name: str) -> bool:
+    """Tell whether `split` takes a name: a state that another version wrote may have others."""
+    try:
+        split(name)
+    except KeyError:
+        return False
+    return True
+
+
 def total(counters: Mapping[str, int], name: str) -> int:
     """Add up a family over its labels; a name that was never counted is 0."""
     return sum(value for key, value in counters.items() if key.partition(".")[0] == name)

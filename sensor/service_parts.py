@@ -6,7 +6,9 @@ thread; what other threads own it reaches by the means that they offer (a call b
 
 from __future__ import annotations
 
+import fcntl
 import functools
+import io
 import os
 import socket
 from collections.abc import Iterator, Mapping
@@ -20,7 +22,7 @@ from sensor.assembly import Assembly
 from sensor.config import Settings
 from sensor.detect_ignore import Ignored, IgnoreRefused
 from sensor.engine import Judge
-from sensor.metrics import split
+from sensor.metrics import known, split
 from sensor.schema import Alert
 from sensor.service_capture import LiveSource, Worker
 from sensor.service_folder import FolderSource
@@ -41,6 +43,8 @@ from sensor.vocabulary import VocabularyDoesNotFit
 
 STATE_FILE = "state.netseq"
 """Name of the state in the state folder."""
+LOCK = "lock"
+"""File in the state folder that a running sensor holds."""
 RECORD = "record"
 """Folder of the site's record in the state folder."""
 LATER = (
@@ -71,6 +75,7 @@ class Parts:
         self.states = {"states_saved": 0, "states_refused.read": 0, "states_refused.write": 0}
         self.carried: dict[str, int] = {}
         state_dir = state_folder(settings)
+        self.lock = locked(state_dir)
         self.state_file = state_dir / STATE_FILE
         try:
             self.ignored = Ignored.read(settings.detect.ignore)
@@ -141,8 +146,11 @@ class Parts:
 
     def reload(self, settings: Settings) -> list[str]:
         """Take over new settings, model and lists; gives the settings that wait for the next start. Raises Refused."""
-        later = differing(self.settings, settings, LATER)
-        settings = _kept(self.settings, settings)
+        # A folder is not exchanged while it is read: it would begin anew, and a worker waits or sheds all its life.
+        folder = self.settings.capture.folder or settings.capture.folder
+        among = (*LATER, "capture") if folder else LATER
+        later = differing(self.settings, settings, among)
+        settings = _kept(self.settings, settings, among)
         try:
             ignored = Ignored.read(settings.detect.ignore)
             models = load_models(settings, site=self.learner.model())
@@ -187,7 +195,7 @@ class Parts:
                 aside = f"no: {error.strerror}"
             self.log.error("state_refused", reason=str(refused), set_aside=aside)
             remembered = refused.more or {}
-        self.carried = dict(msgspec.convert(remembered.get("counters", {}), dict[str, int]))
+        self.carried = carried_on(remembered.get("counters", {}))
         self.learner.restore(msgspec.convert(remembered.get("learner", {}), dict[str, object]))
         self.log.info("state_taken_up", conversations=judge.conversations.live)
         return remembered
@@ -231,6 +239,29 @@ def state_folder(settings: Settings) -> Path:
             f"service.state_dir: {folder}: {error.strerror}: make it writable for this user, or set another folder"
         ) from error
     return folder
+
+
+def locked(folder: Path) -> io.FileIO:
+    """Keep other sensors out of a state folder for as long as the file is open. Raises Refused."""
+    try:
+        held = io.FileIO(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), "r+")
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Refused(
+            f"service.state_dir: {folder}: another netseq-sensor is at work there: end it, or set another folder"
+        ) from None
+    except OSError as error:
+        raise Refused(f"service.state_dir: {folder / LOCK}: {error.strerror}: make it writable for this user") from error
+    return held
+
+
+def carried_on(counters: object) -> dict[str, int]:
+    """What an earlier run counted, as far as this version has such counters."""
+    try:
+        found = msgspec.convert(counters, dict[str, int])
+    except msgspec.ValidationError:
+        return {}
+    return {name: number for name, number in found.items() if known(name)}
 
 
 def sensor_name(settings: Settings) -> str:
@@ -285,13 +316,13 @@ def differing(old: Settings, new: Settings, among: tuple[str, ...]) -> list[str]
     return found
 
 
-def _kept(old: Settings, new: Settings) -> Settings:
-    """The new settings, but what takes effect at the next start as it was."""
+def _kept(old: Settings, new: Settings, among: tuple[str, ...]) -> Settings:
+    """The new settings, but those among some sections and keys as they were."""
     changed: dict[str, object] = {}
     for section in msgspec.structs.fields(Settings):
         before, after = getattr(old, section.name), getattr(new, section.name)
         keys = [field.name for field in msgspec.structs.fields(section.type)]
-        stay = {key: getattr(before, key) for key in keys if section.name in LATER or f"{section.name}.{key}" in LATER}
+        stay = {key: getattr(before, key) for key in keys if section.name in among or f"{section.name}.{key}" in among}
         changed[section.name] = msgspec.structs.replace(after, **stay)
     log = msgspec.structs.replace(old.service, log=new.service.log)  # but for the level of the log, which can change
     return msgspec.structs.replace(new, **{**changed, "service": log})

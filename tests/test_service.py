@@ -15,6 +15,8 @@ import pytest
 from conftest import DATA
 from sensor_process import SMALL, Sensor, command, exact, replayed, running, until
 
+from sensor.service_parts import carried_on
+
 pytestmark = pytest.mark.slow
 
 
@@ -117,6 +119,39 @@ def test_a_reload_takes_over_what_is_good_and_refuses_what_is_not(tmp_path: Path
         assert sensor.metric("netseq_reloads_total") == 3
         assert [word for word in sensor.heard() if word.startswith("RELOADING=1")] == ["RELOADING=1"] * 3
         assert sensor.end() == 0
+
+
+def test_a_reload_does_not_read_a_folder_again(tmp_path: Path) -> None:
+    captures, settings = tmp_path / "captures", tmp_path / "sensor.toml"
+    put(captures)
+    settings.write_text("")
+    with running(tmp_path / "sensor", f"capture.folder={captures}", config=settings) as sensor:
+        until(lambda: sensor.metric("netseq_captures_read_total") == 1)
+        packets = sensor.metric("netseq_packets_read_total")
+        settings.write_text("[capture]\npromiscuous = false\n")
+        sensor.send(signal.SIGHUP)
+        sensor.wait_ready(2)
+        assert sensor.events("reloaded")[0]["at_next_start"] == ["capture.promiscuous"]
+        put(captures, "again.pcap.gz")
+        until(lambda: sensor.metric("netseq_captures_read_total") >= 2)
+        assert sensor.metric("netseq_packets_read_total") == 2 * packets
+        assert sensor.end() == 0
+
+
+def test_two_sensors_do_not_share_a_state(tmp_path: Path) -> None:
+    captures, folder = tmp_path / "captures", tmp_path / "sensor"
+    captures.mkdir()
+    with running(folder, f"capture.folder={captures}") as sensor:
+        assert "another netseq-sensor" in refused(f"capture.folder={captures}", state=folder / "state")
+        assert sensor.end() == 0
+
+
+def test_counters_that_this_version_does_not_have_are_not_carried_on() -> None:
+    assert carried_on({"packets_read": 7, "packets_skipped.arp": 2, "of_another_version": 5, "packets_skipped": 1}) == {
+        "packets_read": 7,
+        "packets_skipped.arp": 2,
+    }
+    assert carried_on({"packets_read": "7"}) == {}
 
 
 def test_a_reload_that_is_asked_for_during_the_start_comes_after_it(tmp_path: Path) -> None:
