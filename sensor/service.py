@@ -24,6 +24,7 @@ from sensor.service_metrics import Exporter, Look
 from sensor.service_notify import Notifier
 from sensor.service_outlets import Outlets
 from sensor.service_parts import Parts, Refused
+from sensor.service_record import Recorder
 from sensor.service_scoring import Scoring
 from sensor.service_signals import ENDING, Signals
 from sensor.service_state import Snapshot, take, write
@@ -227,7 +228,8 @@ class Service:
 
     def _failed(self) -> BaseException | None:
         """What ended a thread that should run."""
-        threads: list[Worker | Scoring | Outlets] = [*self._parts.workers, self._parts.scoring, self._parts.outlets]
+        parts = self._parts
+        threads: list[Worker | Scoring | Outlets | Recorder] = [*parts.workers, parts.scoring, parts.outlets, parts.recorder]
         return next((thread.error for thread in threads if thread.error is not None), None)
 
     def _unwell(self) -> str:

@@ -45,6 +45,8 @@ STATE_FILE = "state.netseq"
 """Name of the state in the state folder."""
 LOCK = "lock"
 """File in the state folder that a running sensor holds."""
+STATE_MODE = 0o750
+"""Of a state folder that is made: what lies there tells who spoke with whom."""
 RECORD = "record"
 """Folder of the site's record in the state folder."""
 LATER = (
@@ -228,7 +230,7 @@ def state_folder(settings: Settings) -> Path:
     """The state folder, made if need be. Raises Refused when it cannot be written."""
     folder = Path(settings.service.state_dir)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(STATE_MODE, parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(0, "Permission denied")
         probe = folder / ".writable"

@@ -40,6 +40,8 @@ HOUR_PAIRS = 1 << 17
 """Pairs of one hour that are counted; a flood of addresses has more, and is no reason to end learning sooner."""
 BACK_HOURS = 2
 """A batch belongs to the hour before when flows end late; further back, the clock was set back."""
+LOW = (1 << 64) - 1
+"""The lower half of an address: IPv4, in the mapped form, has no other."""
 ATTACKERS = 4096
 """Hosts caught by a fixed rule, or flooded, whose flows are not recorded; of more, the latest."""
 
@@ -93,6 +95,7 @@ class Recorder:
         self._attackers: dict[int, int] = {}
         self._victims: dict[int, int] = {}
         warm()
+        self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="record", daemon=True)
         self._thread.start()
 
@@ -126,7 +129,9 @@ class Recorder:
 
     def counters(self) -> dict[str, int]:
         """What was counted so far, by the names of `sensor.metrics`."""
-        unrecorded = {f"flows_unrecorded.{why}": number for why, number in self._counts.items() if why != "recorded" and number}
+        unrecorded = {
+            f"flows_unrecorded.{why}": number for why, number in self._counts.copy().items() if why != "recorded" and number
+        }
         return {"flows_recorded": self._counts["recorded"], **unrecorded}
 
     @property
@@ -135,6 +140,12 @@ class Recorder:
         return self._files.total_bytes if self._files is not None else 0
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:  # the control loop tells of it, and ends the sensor
+            self.error = error
+
+    def _work(self) -> None:
         """Write until the end; the record's own trouble is told and counted, and never the scoring's."""
         while True:
             with self._wake:
@@ -280,9 +291,11 @@ def _host(flows: NDArray[np.void], end: str, row: int) -> int:
 
 def _among(flows: NDArray[np.void], end: str, hosts: Mapping[int, int]) -> NDArray[np.bool_]:
     """(n,) FLOW rows whose `end` is one of `hosts`."""
-    low = np.array([number & 0xFFFF_FFFF_FFFF_FFFF for number in hosts], np.uint64)
-    found = np.isin(flows[f"{end}_lo"], low)
-    for row in np.flatnonzero(found & (flows[f"{end}_hi"] != 0)).tolist():  # of IPv6 the other half tells
+    high, low = flows[f"{end}_hi"], flows[f"{end}_lo"]
+    found = (high == 0) & np.isin(low, np.array([number for number in hosts if number <= LOW], np.uint64))
+    # An address of IPv6 may end as one of IPv4 does.
+    maybe = (high != 0) & np.isin(low, np.array([number & LOW for number in hosts if number > LOW], np.uint64))
+    for row in np.flatnonzero(maybe).tolist():
         found[row] = _host(flows, end, row) in hosts
     return np.asarray(found)
 

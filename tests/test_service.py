@@ -143,6 +143,7 @@ def test_two_sensors_do_not_share_a_state(tmp_path: Path) -> None:
     captures.mkdir()
     with running(folder, f"capture.folder={captures}") as sensor:
         assert "another netseq-sensor" in refused(f"capture.folder={captures}", state=folder / "state")
+        assert (folder / "state").stat().st_mode & 0o007 == 0  # and others do not even look
         assert sensor.end() == 0
 
 

@@ -268,6 +268,21 @@ def test_a_host_caught_by_a_rule_is_marked_whole_and_recorded_no_more(recorder: 
     assert ((Labels.read(tmp_path / "record" / NAME).of(flows) >= 0) >= (flows["src_lo"] == flows["src_lo"][0])).all()
 
 
+def test_an_address_of_ipv6_that_ends_as_one_of_ipv4_is_another_host(recorder: Recorder) -> None:
+    flows = some_flows(100)
+    recorder.record(FlowBatch(flows[:1]), [
+        alert("10.9.9.9", "2001:db8::ffff:10.1.0.1", model=RULES_MODEL, sources=4000),
+        alert("2001:db8::ffff:10.1.0.2", "10.9.9.8", model=RULES_MODEL, sources=1),
+    ])  # fmt: skip
+    assert recorder.flush(PATIENCE_S)
+    unanswered = flows[1:].copy()
+    unanswered["bwd"]["packets"] = 0
+    recorder.record(FlowBatch(unanswered), [])
+    assert recorder.flush(PATIENCE_S)
+    assert recorder.error is None
+    assert recorder.counters() == {"flows_recorded": 100}
+
+
 def test_of_a_flood_from_many_hosts_only_what_the_victim_did_not_answer_is_left_out(recorder: Recorder, tmp_path: Path) -> None:
     flows = some_flows(300)
     flows["bwd"]["packets"][:100] = 0
