@@ -23,7 +23,7 @@ EXTRAS ?= zstd
 INSTALL := PYTHON='$(PYTHON)' PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' SYSCONFDIR='$(SYSCONFDIR)' BINDIR='$(BINDIR)' \
 	LIBDIR='$(LIBDIR)' UNITDIR='$(UNITDIR)' DATADIR='$(DATADIR)' MANDIR='$(MANDIR)' EXTRAS='$(EXTRAS)' systemd/install.sh
 
-.PHONY: help demo test lint types bench clean install uninstall test-system
+.PHONY: help demo test lint types bench bench-live clean install uninstall test-system
 .DELETE_ON_ERROR:
 
 .DEFAULT_GOAL := help
@@ -35,6 +35,7 @@ help:
 	@echo "make uninstall take that away again, but for an edited configuration and the state"
 	@echo "make test-system  boot a Debian 12 with netseq in it and try the service there (root)"
 	@echo "make bench   measure speed and memory, and write the table in README.md"
+	@echo "make bench-live  measure the sensor on a wire, and write benchmarks/RESULTS-live.md (root)"
 	@echo "make clean   remove $(VENV), caches and build output"
 
 demo: $(STAMP)
@@ -53,6 +54,9 @@ types: $(STAMP)
 
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks
+
+bench-live: $(STAMP)
+	@$(BIN)/python -m benchmarks.live
 
 install: python-is-new-enough
 	@$(INSTALL) install

@@ -39,7 +39,7 @@ class Peer(NamedTuple):
 def find_peers(folder: Path, few: Path) -> list[Peer]:
     """Return the peers in the order of the table; `folder` keeps what is compiled and installed, `few` is a capture to try."""
     folder.mkdir(parents=True, exist_ok=True)
-    return [_libpcap(folder), _argus(), _nfstream(folder), _port(folder, few), find_java(folder, few)]
+    return [_libpcap(folder), _argus(), find_nfstream(folder), _port(folder, few), find_java(folder, few)]
 
 
 def _libpcap(folder: Path) -> Peer:
@@ -60,7 +60,8 @@ def _argus() -> Peer:
     return Peer(name, (program, "-X", "-w", "/dev/null", "-r"), _debian_version("argus-server"))
 
 
-def _nfstream(folder: Path) -> Peer:
+def find_nfstream(folder: Path) -> Peer:
+    """Return NFStream, installed into an environment in `folder` unless it is there."""
     name, python = "NFStream (Python, C)", folder / "nfstream" / "bin" / "python"
     version = _installed(folder / "nfstream", NFSTREAM)
     if version is None:
