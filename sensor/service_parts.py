@@ -87,7 +87,7 @@ class Parts:
                 disk_mib=settings.learn.disk_mib,
                 tell=self.tell,
             )
-            self.learner = Learner(settings, state_dir, self.recorder, self.tell, relearn=relearn)
+            self.learner = self._learner(state_dir, relearn=relearn)
             self.models = load_models(settings, site=self.learner.model())
             warm(settings, self.models.words, self.models.flows, self.models.device)
             judge = self.models.judge(settings)
@@ -180,6 +180,14 @@ class Parts:
     def _chosen(self, alerts: list[Alert]) -> list[Alert]:
         """Of a batch's alerts those that are told: in the scoring thread."""
         return self.learner.chosen(self.ignored.keep(alerts))
+
+    def _learner(self, state_dir: Path, *, relearn: bool) -> Learner:
+        """What decides whether models may alert. Raises Refused where nothing can be put aside."""
+        try:
+            return Learner(self.settings, state_dir, self.recorder, self.tell, relearn=relearn)
+        except OSError as error:
+            what = f"{error.filename or state_dir}: {error.strerror or error}"
+            raise Refused(f"the site cannot be learned anew: {what}: remove what was put aside before by hand") from error
 
     def _take_up(self, judge: Judge) -> Mapping[str, object]:
         """Go on from the state of the last run, when there is one that fits."""

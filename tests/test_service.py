@@ -29,10 +29,10 @@ def put(folder: Path, name: str = "demo.pcap.gz") -> None:
     beside.rename(folder / name)
 
 
-def refused(*changes: str, prefix: tuple[str, ...] = (), state: Path) -> str:
+def refused(*changes: str, prefix: tuple[str, ...] = (), more: tuple[str, ...] = (), state: Path) -> str:
     """The one line with which a sensor refuses to begin."""
     sets = [word for change in (*SMALL, f"service.state_dir={state}", *changes) for word in ("--set", change)]
-    ended = subprocess.run([*prefix, *command(*sets)], capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run([*prefix, *command(*sets, *more)], capture_output=True, text=True, timeout=120, check=False)
     lines = [line for line in ended.stderr.splitlines() if '"compiling"' not in line]
     assert ended.returncode == 2, ended.stderr
     assert len(lines) == 1, ended.stderr
@@ -226,6 +226,10 @@ def test_a_sensor_that_cannot_begin_says_why_in_one_line(tmp_path: Path) -> None
     assert "No such file" in refused(f"capture.folder={tmp_path}/nowhere", alerts, state=state)
     assert "no interface" in refused("capture.interfaces=nowhere0", alerts, state=state).lower()
     assert "service.state_dir" in refused(folder, alerts, state=Path("/dev/null/state"))
+    state.mkdir(exist_ok=True)
+    (state / "record.before-1").symlink_to(tmp_path)  # what a link leads to is not ours to delete
+    assert "cannot be learned anew" in refused(folder, alerts, more=("--relearn",), state=state)
+    assert captures.exists()
     assert "cannot write alerts to" in refused(folder, "output.alerts=/dev/null/alerts", state=state)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
