@@ -318,9 +318,12 @@ def test_loopback_hears_each_packet_once(line: Wire) -> None:
 
 
 THROUGH_TUN = """
-import fcntl, socket, struct
+import fcntl, pathlib, socket, struct, time
 with open("/dev/net/tun", "r+b", buffering=0) as tun, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as to:
     fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", b"tun0", 0x1001))  # TUNSETIFF, IFF_TUN without a header
+    until = time.monotonic() + 30
+    while pathlib.Path("/sys/class/net/tun0/operstate").read_text() == "down\\n" and time.monotonic() < until:
+        time.sleep(0.01)  # what is sent before the kernel has seen the other end is lost
     for n in range(5):
         to.sendto(b"x%d" % n, ("10.9.9.2", 9))
 """
