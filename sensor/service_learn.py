@@ -101,7 +101,7 @@ class Learner:
         if relearn:
             for folder in self._site.set_aside(now()):
                 tell("relearning", f"{folder}: what was learned before lies here until the next time")
-        self._using = self._site.current()
+        self._using = self._met = self._site.current()  # the second: the last that `tick` met, and watched if need be
         if settings.model.path or settings.learn.days == 0 or self._using is not None:
             self.mode = ALERTING
         self._heed()
@@ -324,10 +324,10 @@ class Learner:
         if self._settings.model.path or now_s - self._looked_s < LOOK_S:
             return self._exploded(packet_us)
         self._looked_s = now_s
-        before = self._using
         using = self.model()
-        if using == before:
+        if using == self._met:
             return self._exploded(packet_us)
+        self._met = using
         if using is not None:
             self._tell("model_taken", f"{using}: in use from now on, and watched for {WATCHED_US // HOUR_US} hours")
         self._watched = using.name if using else ""
@@ -356,7 +356,7 @@ class Learner:
         )
         if not self._condemn(self._using, why):
             return False
-        self._using = self._site.current()
+        self._using = self._met = self._site.current()
         return True
 
     def _condemn(self, place: Path, why: str) -> bool:

@@ -237,6 +237,18 @@ def test_a_model_whose_alerts_explode_is_taken_back_and_marked(bench: Callable[.
     assert not one.tick()
 
 
+def test_a_model_that_a_reload_met_first_is_watched_too(bench: Callable[..., Bench]) -> None:
+    one = bench()
+    before = install(one.site, "20260101T000000Z")
+    assert one.tick(packet_us=BEGIN_US)
+    after = install(one.site, "20260102T000000Z")
+    assert one.learner.model() == after  # SIGHUP
+    one.tick(packet_us=BEGIN_US)
+    one.learner.chosen(many(2 * EXPLODED_LEAST))
+    assert one.tick(packet_us=BEGIN_US + HOUR_US)
+    assert one.learner.model() == before
+
+
 def test_alerts_within_the_budget_or_of_one_host_or_after_the_watch_take_nothing_back(bench: Callable[..., Bench]) -> None:
     one = bench()
     using = install(one.site, "20260101T000000Z")
