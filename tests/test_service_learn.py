@@ -16,7 +16,7 @@ from models.checkpoint import DEFAULT_MODEL
 from sensor import config, service_learn
 from sensor.schema import Alert, FlowBatch
 from sensor.service_alerted import RULES_MODEL
-from sensor.service_learn import ALERTING, EXPLODED_LEAST, FITTING, LEARNING, PER_HOST, Learner
+from sensor.service_learn import ALERTING, EXPLODED_LEAST, FITTING, LEARNING, PER_HOST, WATCHED_US, Learner
 from sensor.service_record import Recorder
 from sensor.service_site import BAD, Site
 
@@ -241,11 +241,13 @@ def test_a_model_that_a_reload_met_first_is_watched_too(bench: Callable[..., Ben
     one = bench()
     before = install(one.site, "20260101T000000Z")
     assert one.tick(packet_us=BEGIN_US)
+    later_us = BEGIN_US + WATCHED_US + HOUR_US
+    assert not one.tick(packet_us=later_us)  # the watch is over
     after = install(one.site, "20260102T000000Z")
     assert one.learner.model() == after  # SIGHUP
-    one.tick(packet_us=BEGIN_US)
+    one.tick(packet_us=later_us)
     one.learner.chosen(many(2 * EXPLODED_LEAST))
-    assert one.tick(packet_us=BEGIN_US + HOUR_US)
+    assert one.tick(packet_us=later_us + HOUR_US)
     assert one.learner.model() == before
 
 
