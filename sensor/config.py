@@ -37,6 +37,10 @@ Count = Annotated[int, Meta(ge=1, le=10**9)]
 Ports = Annotated[int, Meta(ge=1, le=65_535)]
 Mebibytes = Annotated[int, Meta(ge=1, le=1 << 24)]
 Days = Annotated[float, Meta(ge=0, le=365)]
+Patience = Annotated[float, Meta(gt=0, le=600)]
+Facility = Literal[
+    "user", "daemon", "auth", "authpriv", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7"
+]
 Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
 
@@ -159,8 +163,33 @@ class Output(Section, frozen=True):
         Rows, "netseq-sensor: alerts kept in memory while a file cannot be written; the rest is counted as lost"
     ] = 10_000
 
+    format: Annotated[
+        Literal["netseq", "ecs", "eve"],
+        "names in the JSON lines, and in syslog: netseq's (and Splunk's), Elastic's common schema, or Suricata's EVE",
+    ] = "netseq"
     notice_form: Annotated[Literal["tsv", "json"], "form of Zeek's notice.log"] = "tsv"
     dvc: Annotated[str, 'name of this sensor in its alerts (dvc, peer_descr); "" is the name of the host'] = ""
+
+
+class Hec(Section, frozen=True):
+    """Splunk's HTTP Event Collector, as a receiver of netseq-sensor's alerts (docs/splunk.md)."""
+
+    url: Annotated[str, 'where it listens, such as "https://splunk.example:8088"; "" is nowhere'] = ""
+    token_file: Annotated[str, "file with the token; a name without a folder is a credential of systemd"] = "hec-token"  # noqa: S105  # the name of a file
+    ca_file: Annotated[str, 'certificates (PEM) that its own is checked against; "" is what the system trusts'] = ""
+    index: Annotated[str, 'index that it shall write to; "" is the one that belongs to the token'] = ""
+    timeout_s: Annotated[Patience, "seconds without an answer after which a batch is sent again"] = 10.0
+    spool_mib: Annotated[Mebibytes, "MiB on disk for alerts that it has not taken yet"] = 64
+
+
+class Syslog(Section, frozen=True):
+    """A receiver of syslog (RFC 5424), to which netseq-sensor sends its alerts."""
+
+    address: Annotated[str, 'host and port, such as "192.0.2.1:514" or "[2001:db8::1]:514"; "" is none'] = ""
+    transport: Annotated[
+        Literal["tcp", "udp"], "tcp sends again what was not acknowledged; over udp nobody knows what arrives"
+    ] = "tcp"
+    facility: Annotated[Facility, "what kind of program the receiver takes the sensor for"] = "local0"
 
 
 class Service(Section, frozen=True):
@@ -191,6 +220,8 @@ class Settings(Section, frozen=True):
     rules: Rules = Rules()
     learn: Learn = Learn()
     output: Output = Output()
+    hec: Hec = Hec()
+    syslog: Syslog = Syslog()
     service: Service = Service()
 
     def applied(self) -> Settings:

@@ -67,6 +67,7 @@ COUNTERS = (
     Counter("alerts_written", "alerts", "alerts written, or taken by whom they were sent to", label="sink"),
     Counter("alerts_waiting", "alerts", "alerts that wait to be written", label="sink", gauge=True),
     Counter("alerts_lost", "alerts", "alerts that could not be written while too many waited", label="sink", loss=True),
+    Counter("alerts_refused", "alerts", "alerts that their receiver will never take, given up", label="sink", loss=True),
     Counter("alerts_unexplained", "alerts", "alerts that no part of the word explains, written without a reason"),
     Counter("alerts_suppressed", "flows", "flows over the threshold that an alert of their conversation stands for"),
     Counter("alerts_untold", "flows", "flows over the threshold that came after their conversation's last alert", loss=True),

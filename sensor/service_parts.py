@@ -51,7 +51,7 @@ RECORD = "record"
 """Folder of the site's record in the state folder."""
 LATER = (
     *("source", "decode", "flows.table", "flows.close", "statistics", "conversations.table", "capture.workers"),
-    *("model.batch_flows", "learn", "output", "service"),
+    *("model.batch_flows", "learn", "output", "hec", "syslog", "service"),
 )
 """Sections and keys that take effect at the next start: memory that is laid out once, files and ports that are open."""
 

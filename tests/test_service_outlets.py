@@ -18,7 +18,8 @@ from test_sinks import ALERT
 from sensor import config
 from sensor.schema import Alert
 from sensor.service_degraded import degraded
-from sensor.service_outlets import Opened, Outlet, Outlets, from_settings, open_appending
+from sensor.service_outlet import Opened, Outlet
+from sensor.service_outlets import Outlets, from_settings, open_appending
 from sensor.sinks.lines import SinkFailed
 
 

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from sensor.schema import Alert, Reason
 from sensor.sinks import notice, zeek_log
-from sensor.sinks.jsonl import JsonLines, Line, iso_utc
+from sensor.sinks.jsonl import JsonLines, Line
 from sensor.sinks.lines import Lines, SinkFailed
 from sensor.sinks.notice import FIELDS, NoticeLog
+from sensor.sinks.texts import iso_utc
 from sensor.sinks.zeek_log import escape, seconds
 
 SERVICE = Reason(

@@ -37,14 +37,14 @@ class Outlet(NamedTuple):
 
 def open_outlets(arguments: argparse.Namespace, settings: config.Settings, stack: contextlib.ExitStack) -> list[Outlet]:
     """Open every place that alerts shall go to; `stack` closes the files. Raises SinkFailed."""
-    name = settings.output.dvc or socket.gethostname()
+    name, form = settings.output.dvc or socket.gethostname(), settings.output.format
     outlets = []
     jsonl = arguments.output / "alerts.jsonl" if arguments.output else None
     if jsonl:
-        sink = JsonLines(stack.enter_context(open_file(jsonl)), sensor=name, name=str(jsonl))
+        sink = JsonLines(stack.enter_context(open_file(jsonl)), sensor=name, form=form, name=str(jsonl))
         outlets.append(Outlet(sink.write, sink.close, str(jsonl)))
     if arguments.json:
-        sink = JsonLines(standard_output(), sensor=name, name="standard output")
+        sink = JsonLines(standard_output(), sensor=name, form=form, name="standard output")
         outlets.append(Outlet(sink.write, sink.close))
     if arguments.notice:
         path = arguments.output / "notice.log" if arguments.output else None

@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         changes = list(arguments.set) + ([f"model.path={arguments.model}"] if arguments.model else [])
+        changes += [f"output.format={arguments.format}"] if arguments.format else []
         settings = config.load(arguments.config, changes)
         if arguments.show_config:
             sys.stdout.write(config.to_toml(settings))
@@ -78,6 +79,11 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--output", metavar="DIR", type=Path, help="write DIR/alerts.jsonl, replacing one from before")
     out.add_argument("--notice", action="store_true", help="write Zeek's notice.log: into DIR, or to standard output")
     out.add_argument("--json", action="store_true", help="write alerts to standard output, one JSON object a line")
+    out.add_argument(
+        "--format",
+        choices=("netseq", "ecs", "eve"),
+        help="names in the JSON: netseq's and Splunk's, Elastic's (ecs) or Suricata's (eve); as --set output.format=FORMAT",
+    )
     out.add_argument("--quiet", action="store_true", help="no progress and no summary; warnings and errors are still told")
     how = build.add_argument_group("how it decides")
     how.add_argument(

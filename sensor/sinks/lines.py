@@ -21,7 +21,18 @@ class ByteStream(Protocol):
 
 
 class SinkFailed(Exception):  # noqa: N818  # it names what happened, as the other exceptions of the rim do
-    """What came out cannot be written; `str(error)` is the one line for the user."""
+    """What came out cannot be written; `str(error)` is the one line for the user.
+
+    `lost` says of how many alerts that were taken before it is now known that they may not have arrived.
+    """
+
+    def __init__(self, line: str, *, lost: int = 0) -> None:
+        super().__init__(line)
+        self.lost = lost
+
+
+class NeverTaken(SinkFailed):
+    """This one alert can never be written, however often it is tried; the next one may be."""
 
 
 class Lines:
