@@ -193,9 +193,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from sensor.commands import evaluate_amf_lstm, evaluate_multiflow, evaluate_radford2018, evaluate_words  # noqa: PLC0415
     from sensor.kernels import prepare_cache  # noqa: PLC0415
     from sensor.labels import LabelsError  # noqa: PLC0415
-    from sensor.sources.faults import NotACapture  # noqa: PLC0415
+    from sensor.sources.faults import NotACapture, NotAConnLog  # noqa: PLC0415
     from sensor.sources.flowcsv import NotAFlowTable  # noqa: PLC0415
-    from sensor.sources.zeek import NotAConnLog  # noqa: PLC0415
     from sensor.vocabulary import VocabularyDoesNotFit  # noqa: PLC0415
 
     prepare_cache()

@@ -77,9 +77,9 @@ def compiling(refused: Path | None) -> str:
 def guarded(command: str, paths: Sequence[str], work: Callable[[], int], refusals: tuple[type[Exception], ...] = ()) -> int:
     """Do the work, and turn what may end it early into one line and an exit status. `refusals` are the command's own."""
     from sensor.sinks.lines import SinkFailed  # noqa: PLC0415
+    from sensor.sources.faults import NotAConnLog  # noqa: PLC0415
     from sensor.sources.flowcsv import NotAFlowTable  # noqa: PLC0415
     from sensor.sources.pcap import NotACapture  # noqa: PLC0415
-    from sensor.sources.zeek import NotAConnLog  # noqa: PLC0415
 
     refused: tuple[type[Exception], ...] = (Misuse, NotACapture, NotAConnLog, NotAFlowTable, *refusals)
     try:

@@ -164,9 +164,8 @@ def train(arguments: argparse.Namespace, command: str) -> int:
     from models.checkpoint import ModelDoesNotFit, save  # noqa: PLC0415
     from sensor.kernels import prepare_cache  # noqa: PLC0415
     from sensor.labels import Labels, LabelsError  # noqa: PLC0415
-    from sensor.sources.faults import NotACapture  # noqa: PLC0415
+    from sensor.sources.faults import NotACapture, NotAConnLog  # noqa: PLC0415
     from sensor.sources.flowcsv import NotAFlowTable  # noqa: PLC0415
-    from sensor.sources.zeek import NotAConnLog  # noqa: PLC0415
     from sensor.vocabulary import VocabularyDoesNotFit  # noqa: PLC0415
 
     prepare_cache()

@@ -281,9 +281,9 @@ def read_flows(arguments: argparse.Namespace, classes: Classes, columns: Sequenc
     """Read all files under the bar. Raises Misuse."""
     from sensor.commands.flowsets import read  # noqa: PLC0415
     from sensor.labels import Labels, LabelsError  # noqa: PLC0415
+    from sensor.sources.faults import NotAConnLog  # noqa: PLC0415
     from sensor.sources.flowcsv import NotAFlowTable  # noqa: PLC0415
     from sensor.sources.pcap import NotACapture  # noqa: PLC0415
-    from sensor.sources.zeek import NotAConnLog  # noqa: PLC0415
 
     try:
         return read(

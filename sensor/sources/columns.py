@@ -21,11 +21,13 @@ ADDRESSES_KEPT = 1_000_000
 
 _MAPPED = b"\x00" * 10 + b"\xff\xff"
 """Prefix of IPv4-mapped addresses (RFC 4291, 2.5.5.2)."""
-_NO_ADDRESS = b"\xff" * 16
+NO_ADDRESS = b"\xff" * 16
 """Stands for a cell that is no address; nobody has this one (it would be a multicast group of a reserved scope)."""
 
-_LIMIT = 1 << 62
+LIMIT = 1 << 62
 """Larger counts are damage, not traffic."""
+SHOWN = 80
+"""Signs of a refused cell that its reason shows: a cell may be megabytes long."""
 
 
 class AddressBook(dict[bytes | str, bytes]):
@@ -36,7 +38,7 @@ class AddressBook(dict[bytes | str, bytes]):
         if len(self) >= ADDRESSES_KEPT:
             self.clear()
         name = text.decode("ascii", "replace") if isinstance(text, bytes) else text
-        packed = _NO_ADDRESS
+        packed = NO_ADDRESS
         try:
             if ":" in name:
                 packed = socket.inet_pton(socket.AF_INET6, name.partition("%")[0])  # a zone is the observer's affair
@@ -60,10 +62,27 @@ class Columns:
     def refuse(self, wrong: NDArray[np.bool_], name: str, what: str) -> None:
         """Note the rows where `wrong` is true; a row's first reason stays."""
         for row in np.flatnonzero(wrong).tolist():
-            cells = self.cells.get(name)
-            cell = cells[row] if cells is not None else None
-            seen = cell.decode("utf-8", "backslashreplace") if isinstance(cell, bytes) else cell
-            self.bad.setdefault(row, (name, f"{name} is {seen!r}: {what}"))
+            cell = self.cell(name, row)
+            seen = repr(cell.decode("utf-8", "backslashreplace") if isinstance(cell, bytes) else cell)
+            shown = seen if len(seen) <= SHOWN else f"{seen[:SHOWN]}... ({len(seen)} signs)"
+            self.bad.setdefault(row, (name, f"{name} is {shown}: {what}"))
+
+    def cell(self, name: str, row: int) -> Any:  # see `cells`
+        """What a cell holds; None in a column that is not there."""
+        cells = self.cells.get(name)
+        return cells[row] if cells is not None else None
+
+    def texts(self, name: str) -> Sequence[Any] | None:  # Any: see `cells`
+        """All cells of a column; None where it is not there, and where nothing is in a column of values."""
+        cells = self.cells.get(name)
+        return None if cells is None or (self.missing is None and all(cell is None for cell in cells)) else cells
+
+    def names(self, name: str, most_bytes: int) -> NDArray[np.bytes_]:
+        """(rows,) short texts as bytes, b"" where there is none; longer ones are refused."""
+        cells = ["" if cell in (None, self.missing) else cell for cell in self.cells.get(name, [None] * self.rows)]
+        packed = [cell if isinstance(cell, bytes) else cell.encode() for cell in cells]
+        self.refuse(np.array([len(cell) > most_bytes for cell in packed], np.bool_), name, f"longer than {most_bytes} bytes")
+        return np.array([cell[:most_bytes] for cell in packed], np.bytes_)
 
     def _values(self, name: str, read: Callable[[Any], float], default: float) -> list[float]:
         cells = self.cells.get(name)
@@ -91,12 +110,12 @@ class Columns:
         return np.array(self._values(name, read, float("nan")), np.float64)
 
     def integers(
-        self, name: str, *, default: int, low: int, high: int = _LIMIT, read: Callable[[Any], int] = int
+        self, name: str, *, default: int, low: int, high: int = LIMIT, read: Callable[[Any], int] = int
     ) -> NDArray[np.int64]:
         """(rows,) whole numbers; a missing one is `default`. What lies outside low to high is refused, but `default` never."""
         values = self._values(name, read, default)
-        if max(values, default=0) > _LIMIT or min(values, default=0) < -_LIMIT:
-            values = [min(max(value, -_LIMIT - 1), _LIMIT + 1) for value in values]
+        if max(values, default=0) > LIMIT or min(values, default=0) < -LIMIT:
+            values = [min(max(value, -LIMIT - 1), LIMIT + 1) for value in values]
         numbers = np.array(values, np.int64)
         self.refuse(((numbers < low) | (numbers > high)) & (numbers != default), name, f"not from {low} to {high}")
         return numbers

@@ -1,7 +1,7 @@
 """What can be wrong with a capture file, and how it is told: to the user, to the summary, and between the parts that read.
 
 A break inside a file is data (a `Damage`, counted, the run goes on); a file that is no capture is a mistake of whoever
-named it (`NotACapture`, one line, the command ends). `Broken` and `Break` travel inside `sensor.sources` only.
+named it (`NotACapture` or `NotAConnLog`, one line, the command ends). `Broken` and `Break` travel inside `sensor.sources` only.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ class Damage(NamedTuple):
 
 class NotACapture(Exception):  # noqa: N818  # it states a fact, as StopIteration does
     """A file or folder that the user named cannot be replayed. Its text is one line that says what to do."""
+
+
+class NotAConnLog(Exception):  # noqa: N818  # as above
+    """A file that is no conn.log; str() is the one line for the user."""
 
 
 class Broken(Exception):  # noqa: N818  # as above

@@ -122,7 +122,7 @@ class LineFile:
                     break
                 whole, end, rest = (rest + piece).rpartition(b"\n")
                 if end:
-                    yield line, whole.replace(b"\r\n", b"\n").removesuffix(b"\r")
+                    yield line, whole if b"\r" not in whole else whole.replace(b"\r\n", b"\n").removesuffix(b"\r")
                     line += whole.count(b"\n") + 1
         if rest:
             yield line, rest.removesuffix(b"\r")

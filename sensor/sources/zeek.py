@@ -15,17 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensor.sources.columns import Columns
+from sensor.sources.faults import NotAConnLog
 from sensor.sources.finished import CONN, Finished, FinishedSource, in_order
 from sensor.sources.lines import Damages, LineFile, Paths, head_of
 from sensor.sources.zeek_conns import connections
 from sensor.sources.zeek_text import Header, read_json, read_tsv, text_of
 
+__all__ = ["ConnLogSource", "NotAConnLog"]
+
+UID_BYTES = 64
+"""Zeek's uids have 18 letters; every row keeps room for the longest one of a block."""
 HEAD_LINES = 200
 """Looked at to tell whether a file is a conn.log and when it begins."""
-
-
-class NotAConnLog(Exception):  # noqa: N818  # reads as the sentence it is, like the other refusals
-    """A file that is no conn.log; str() is the one line for the user."""
 
 
 class ConnLogSource(FinishedSource):
@@ -86,19 +87,16 @@ class ConnLogSource(FinishedSource):
         """CONN rows of a block, without the rows that cannot be read."""
         conns = connections(columns, self._addresses)
         conns["label"] = self._label_places(columns)
+        named = columns.names("uid", UID_BYTES)
         keep = columns.good(damages, path, lines)
-        uids = [b"" if uid in (None, columns.missing) else uid for uid in columns.cells.get("uid", [None] * columns.rows)]
-        named = np.array([uid if isinstance(uid, bytes) else uid.encode() for uid in uids], np.bytes_)
         return Finished(conns[keep], named[keep])
 
     def _label_places(self, columns: Columns) -> NDArray[np.int64]:
         """Place of each row's label in the table of labels; -1 in a log without labels."""
-        texts = columns.cells.get("label")
-        if texts is None:
+        texts, details = columns.texts("label"), columns.texts("detailedlabel") or columns.texts("detailed-label")
+        if texts is None and (details is None or columns.missing is not None):
             return np.full(columns.rows, -1, np.int64)
-        details = columns.cells.get("detailedlabel", columns.cells.get("detailed-label", [columns.missing] * columns.rows))
-        pairs = list(zip(texts, details, strict=True))
-        if columns.missing is None and not any(text is not None or detail is not None for text, detail in pairs):
-            return np.full(columns.rows, -1, np.int64)
+        unset = [None] * columns.rows
+        pairs = list(zip(texts or unset, details or unset, strict=True))
         places = {pair: self._labels.place(*(text_of(cell) for cell in pair)) for pair in dict.fromkeys(pairs)}
         return np.array([places[pair] for pair in pairs], np.int64)
