@@ -7,6 +7,7 @@ can wait, so nothing is shed on their account. Nothing is deleted here: that is 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -87,15 +88,17 @@ class FolderSource:
         """Captures that can be read now, in the order of their last writing."""
         found: dict[str, tuple[Path, Mark]] = {}
         try:
-            for path in self._folder.iterdir():
-                if path.is_file() and not path.name.startswith("."):
-                    state = path.stat()
-                    found[_named(path)] = path, (state.st_size, state.st_mtime_ns)
-        except OSError as error:  # the folder is gone, or a file of it, between two looks
-            if not self._folder.is_dir() and not self._gone:
+            paths = list(self._folder.iterdir())
+        except OSError as error:
+            if not self._gone:
                 self._gone = True
                 self._tell("folder_lost", f"{self._folder}: {error.strerror}; waiting for it to come back")
             return []
+        for path in paths:
+            with contextlib.suppress(OSError):  # gone meanwhile, or a link that leads nowhere: no matter of the others
+                if path.is_file() and not path.name.startswith("."):
+                    state = path.stat()
+                    found[_named(path)] = path, (state.st_size, state.st_mtime_ns)
         if self._gone:
             self._gone = False
             self._tell("folder_back", f"{self._folder}: it is back")

@@ -153,6 +153,14 @@ def test_a_capture_whose_name_is_no_text_is_remembered_like_others(tmp_path: Pat
     assert (again.frames, len(again.source.marks)) == (one, 2)
 
 
+def test_a_file_that_cannot_be_looked_at_does_not_hide_the_others(tmp_path: Path) -> None:
+    (tmp_path / "link.pcap").symlink_to("x" * 300)  # longer than a name may be
+    put(tmp_path, "a.pcap.gz")
+    read = Read(FolderSource(tmp_path, block_frames=512, tell=lambda _event, _line: None))
+    read.wait_for(frames_of_demo())
+    read.stop()
+
+
 def test_a_damaged_capture_is_told_and_read_as_far_as_it_goes(tmp_path: Path) -> None:
     told = []
     path = put(tmp_path, "cut.pcap.gz")
