@@ -6,8 +6,9 @@ VENV ?= .venv
 WORKERS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+APPINSPECT := .venv-splunk
 DEMO := tests/data/demo.pcap.gz
-CODE := sensor models benchmarks tests
+CODE := sensor models benchmarks tests plugins/splunk
 
 # Where `make install` puts netseq. DESTDIR is a folder that becomes the root of another machine, such as a package or an image.
 PREFIX ?= /opt/netseq
@@ -36,6 +37,8 @@ help:
 	@echo "make test-system  boot a Debian 12 with netseq in it and try the service there (root)"
 	@echo "make bench   measure speed and memory, and write the table in README.md"
 	@echo "make bench-live  measure the sensor on a wire, and write benchmarks/RESULTS-live.md (root)"
+	@echo "make splunk  pack the Splunk add-on: dist/TA-netseq-VERSION.tar.gz"
+	@echo "make splunk-appinspect  install what checks it, into $(APPINSPECT): make test then asks it, too"
 	@echo "make clean   remove $(VENV), caches and build output"
 
 demo: $(STAMP)
@@ -67,8 +70,19 @@ uninstall:
 test-system: $(STAMP)
 	@$(BIN)/python -m pytest -q tests/system
 
+splunk:
+	@$(PYTHON) plugins/splunk/pack.py
+
+# In an environment of its own: it asks for older versions of some packages than netseq has.
+splunk-appinspect: $(APPINSPECT)/installed
+
+$(APPINSPECT)/installed:
+	@test -x $(APPINSPECT)/bin/python || $(PYTHON) -m venv $(APPINSPECT)
+	@$(APPINSPECT)/bin/python -m pip install --quiet --disable-pip-version-check splunk-appinspect==4.3.1
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(APPINSPECT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last, so an install that failed is tried again; pip does nothing for what is there already.
