@@ -282,14 +282,41 @@ def test_notice_says_what_the_alert_says() -> None:
         *(b"192.0.2.5", b"49152"),
         *(b"198.51.100.7", b"445"),
     )
-    assert (row["src"], row["dst"], row["p"], row["n"]) == (b"192.0.2.5", b"198.51.100.7", b"445", b"12")
+    assert (row["src"], row["dst"], row["p"], row["n"]) == (b"192.0.2.5", b"198.51.100.7", b"445", b"18")
     assert (row["peer_descr"], row["actions"], row["email_dest"]) == (b"wall-3", b"Notice::ACTION_LOG", b"")
     assert row["suppress_for"] == b"3600.000000"
     assert row["sub"] == (
-        b"severity medium, p-value 0.00015, 17.5 nats, words 1; service 445/tcp (9.2 nats by lstm), expected 443/tcp"
+        b"severity medium, p-value 0.00015, 17.5 nats, 12 flows, words 1; service 445/tcp (9.2 nats by lstm), expected 443/tcp"
     )
     assert row["fuid"] is None
     assert row["remote_location.city"] is None
+
+
+@pytest.mark.parametrize(
+    ("signature", "noted"),
+    [
+        ("NetSeq::Sequence_Anomaly", "NetSeq::Sequence_Anomaly"),
+        ("NetSeq::Sensor_Degraded", "NetSeq::Sensor_Degraded"),
+        ("NetSeq::Flood", "NetSeq::Attack"),
+        ("NetSeq::Sweep", "NetSeq::Attack"),
+        ("NetSeq::Web_Attack", "NetSeq::Attack"),
+    ],
+)
+def test_notice_has_a_type_that_zeeks_package_declares_and_keeps_the_signature(signature: str, noted: str) -> None:
+    row = json.loads(written("json", msgspec.structs.replace(ALERT, signature=signature)))
+    assert row["note"] == noted
+    assert row["sub"].startswith(f"{signature}, severity") == (signature != noted)
+
+
+@pytest.mark.parametrize(
+    ("score", "measure", "told"),
+    [
+        *((17.4, "nats", 17), (-3.0, "nats", 0), (float("nan"), "nats", 0), (float("inf"), "nats", 10**15)),
+        *((0.987, "probability", 99), (0.05, "share lost", 5), (6001.0, "attempts", 6001)),
+    ],
+)
+def test_notice_tells_the_score_as_a_whole_number(score: float, measure: str, told: int) -> None:
+    assert notice.number(msgspec.structs.replace(ALERT, score=score, measure=measure)) == told
 
 
 def test_notice_json_leaves_out_what_is_not_set_and_keeps_zeeks_order() -> None:
@@ -330,7 +357,7 @@ def test_notice_json_is_one_object_a_line_whatever_stands_in_it(uid: str, msg: s
         "[\0-\x07\x0b\x0e-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", raw(msg).decode("utf-8", "backslashreplace")
     )
     assert json.loads(lines[0])["msg"] == expected
-    assert json.loads(lines[1])["n"] == 12
+    assert json.loads(lines[1])["n"] == 18
     assert len(lines) == 2
 
 

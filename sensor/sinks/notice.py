@@ -1,7 +1,9 @@
 r"""Alerts as Zeek's notice.log, in both forms that Zeek writes, so that whatever reads Zeek's notices reads netseq's.
 
-The conventions of Zeek's writers stand in `zeek_log`; here are the fields of this log, and what an alert puts into them. The
-commands open the stream and know the time of day that #open and #close tell.
+The conventions of Zeek's writers stand in `zeek_log`; here are the fields of this log, and what an alert puts into them: the
+same as a Zeek with the package plugins/zeek writes of it. In Zeek a note is a word that some script has declared, so classes of
+attacks, which differ from model to model, are one note, and the signature stands in the sub-message. The commands open the
+stream and know the time of day that #open and #close tell.
 """
 
 from __future__ import annotations
@@ -48,6 +50,16 @@ FIELDS = (
 
 ACTION = "Notice::ACTION_LOG"
 """What Zeek did with the notice: wrote it down."""
+
+NOTES = ("NetSeq::Sequence_Anomaly", "NetSeq::Sensor_Degraded")
+"""Signatures that are notes themselves (plugins/zeek/scripts/notices.zeek)."""
+ATTACK = "NetSeq::Attack"
+"""The note of all others: a class that a model was trained on, or what a fixed rule found."""
+
+SHARES = ("probability", "share lost")
+"""Measures that are told in per cent where only a whole number can stand."""
+MOST = 10**15
+"""The largest number told: beyond it a double has no whole numbers of its own."""
 
 PROTO = {"tcp": "tcp", "udp": "udp", "icmp": "icmp", "icmp6": "icmp"}
 """Zeek's transport_proto knows these; all others are unknown_transport."""
@@ -99,10 +111,10 @@ class NoticeLog:
         """Give an alert Zeek's names; a time or interval stays in whole microseconds. What is not set is left out."""
         values: dict[str, Value] = {
             "ts": alert.ts_us,
-            "note": alert.signature,
+            "note": note(alert),
             "msg": alert.msg,
             "sub": summary(alert),
-            "n": alert.count,
+            "n": number(alert),
             "peer_descr": self._sensor,
             "actions": (ACTION,),
             "email_dest": (),
@@ -124,11 +136,24 @@ class NoticeLog:
         return values
 
 
+def note(alert: Alert) -> str:
+    """Give the type of notice that Zeek's rules know for an alert."""
+    return alert.signature if alert.signature in NOTES else ATTACK
+
+
+def number(alert: Alert) -> int:
+    """Round the score to the whole number that stands in `n`: a probability or share in per cent."""
+    score = alert.score * 100 if alert.measure in SHARES else alert.score
+    return round(min(max(score, 0.0), MOST)) if score == score else 0  # noqa: PLR0124  # NaN alone differs from itself
+
+
 def summary(alert: Alert) -> str:
-    """Put what notice.log has no column for into its sub-message: severity, p-value, model, reasons in short."""
+    """Put what notice.log has no column for into its sub-message: signature, severity, p-value, model, reasons in short."""
     reasons = "".join(f"; {told(reason)}" for reason in alert.reasons)
     score = f"{alert.score:.1f} nats" if alert.measure == "nats" else f"{alert.measure} {float(f'{alert.score:.3g}'):.10g}"
-    return f"severity {alert.severity}, p-value {alert.p_value:.3g}, {score}, {alert.model}{reasons}"
+    signature = "" if note(alert) == alert.signature else f"{alert.signature}, "
+    flows = f", {alert.count} flows" if alert.count > 1 and note(alert) != NOTES[1] else ""
+    return f"{signature}severity {alert.severity}, p-value {alert.p_value:.3g}, {score}{flows}, {alert.model}{reasons}"
 
 
 def told(reason: AnyReason) -> str:
