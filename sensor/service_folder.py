@@ -1,8 +1,10 @@
 """A folder in which another program leaves its captures: each is read once, when it is finished.
 
-A capture is finished when nobody has written to it for some seconds. Captures are read in the order in which they were last
-written. What was read is remembered by name, size and time of writing for as long as it lies there, over restarts too. Files
-can wait, so nothing is shed on their account. Nothing is deleted here: that is the rotation's affair.
+A capture is finished when nobody has written to it for some seconds. One that grows after all, because its writer was slow, is
+read on from where it ended; so is one that a restart interrupted. Nothing is mapped: a program that cuts its files must not
+end the sensor. Captures are read in the order in which they were last written. What was read is remembered by name, size,
+time of writing and first bytes for as long as it lies there, over restarts too. Files can wait, so nothing is shed on their
+account. Nothing is deleted here: that is the rotation's affair.
 """
 
 from __future__ import annotations
@@ -11,9 +13,10 @@ import contextlib
 import os
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,14 +24,26 @@ from sensor.schema import FRAME, FrameBlock
 from sensor.sources.pcap import CaptureSource, NotACapture
 
 SETTLED_S = 5.0
-"""Seconds without a write after which a capture is finished: capturing programs write their buffers more often."""
+"""Seconds without a write after which a capture is taken for finished."""
+HEAD_BYTES = 64
+"""By so many first bytes, the first packet's time among them, a capture that has grown is told from one written over it."""
 LOOK_S = 1.0
 """Seconds between two looks at the folder."""
 STEP_S = 0.1
 """Seconds between two signs of life while there is nothing to read."""
 
-Mark: TypeAlias = tuple[int, int]
-"""Size and time of the last write in ns: a file of the same name with another mark is another capture."""
+
+class Mark(NamedTuple):
+    """What is remembered of a capture that was read."""
+
+    size_bytes: int
+    """-1 of one that was not read to its end."""
+    written_ns: int
+    head: int
+    """Digest of its first bytes."""
+    frames: int
+    """Frames of it that were handed on."""
+
 
 NOTHING = FrameBlock(np.empty(0, np.uint8), np.empty(0, FRAME))
 
@@ -48,7 +63,7 @@ class FolderSource:
         self._folder = folder
         self._block_frames = block_frames
         self._tell = tell
-        self._read: dict[str, Mark] = {name: (mark[0], mark[1]) for name, mark in (read or {}).items()}
+        self._read = dict(read or {})
         self._done = self._damaged = self._skipped = 0
         self._stopping = threading.Event()
         self._gone = False
@@ -66,11 +81,10 @@ class FolderSource:
                 self._stopping.wait(STEP_S)
                 yield NOTHING
                 continue
-            for path, mark in self._finished():
-                yield from self._frames_of(path)
-                if self._stopping.is_set():  # in the middle of it, perhaps: it is read again after the restart
+            for path, state in self._finished():
+                yield from self._frames_of(path, state)
+                if self._stopping.is_set():
                     return
-                self._read[_named(path)] = mark
             looked_s = time.monotonic()
 
     def stop(self) -> None:
@@ -84,9 +98,9 @@ class FolderSource:
         """What was counted so far, by the names of `sensor.metrics`."""
         return {"captures_read": self._done, "captures_damaged": self._damaged, "files_skipped": self._skipped}
 
-    def _finished(self) -> list[tuple[Path, Mark]]:
+    def _finished(self) -> list[tuple[Path, os.stat_result]]:
         """Captures that can be read now, in the order of their last writing."""
-        found: dict[str, tuple[Path, Mark]] = {}
+        found: dict[str, tuple[Path, os.stat_result]] = {}
         try:
             paths = list(self._folder.iterdir())
         except OSError as error:
@@ -97,30 +111,49 @@ class FolderSource:
         for path in paths:
             with contextlib.suppress(OSError):  # gone meanwhile, or a link that leads nowhere: no matter of the others
                 if path.is_file() and not path.name.startswith("."):
-                    state = path.stat()
-                    found[_named(path)] = path, (state.st_size, state.st_mtime_ns)
+                    found[_named(path)] = path, path.stat()
         if self._gone:
             self._gone = False
             self._tell("folder_back", f"{self._folder}: it is back")
         self._read = {name: mark for name, mark in self._read.items() if name in found}
         settled_ns = time.time_ns() - round(SETTLED_S * 1e9)
-        new = [(path, mark) for name, (path, mark) in found.items() if self._read.get(name) != mark]
-        return sorted(((path, mark) for path, mark in new if mark[1] <= settled_ns), key=lambda one: (one[1][1], one[0].name))
+        new = [
+            (path, state)
+            for name, (path, state) in found.items()
+            if state.st_mtime_ns <= settled_ns and not self._is_read(name, state)
+        ]
+        return sorted(new, key=lambda one: (one[1].st_mtime_ns, one[0].name))
 
-    def _frames_of(self, path: Path) -> Iterator[FrameBlock]:
-        """Yield one capture's frames, and tell how it ended."""
+    def _is_read(self, name: str, state: os.stat_result) -> bool:
+        mark = self._read.get(name)
+        return mark is not None and (mark.size_bytes, mark.written_ns) == (state.st_size, state.st_mtime_ns)
+
+    def _frames_of(self, path: Path, state: os.stat_result) -> Iterator[FrameBlock]:
+        """Yield one capture's frames that were not handed on before, and tell how it ended."""
+        name = _named(path)
         try:
-            source = CaptureSource([str(path)], block_frames=self._block_frames)
+            with open(path, "rb", buffering=0) as file:
+                head = zlib.crc32(file.read(HEAD_BYTES))
+            source = CaptureSource([str(path)], block_frames=self._block_frames, mapped=False)
         except (NotACapture, OSError) as refused:
             self._skipped += 1
             self._tell("capture_refused", f"{refused}")
+            self._read[name] = Mark(state.st_size, state.st_mtime_ns, 0, 0)
             return
+        before = self._read.get(name)
+        done = before.frames if before is not None and before.head == head else 0
+        passed = 0
         for block in source:
-            self.frames += len(block.frames)
-            self.wire_bytes += int(block.frames["wire_bytes"].sum(dtype=np.int64))
-            yield block
+            fresh = block.frames[max(done - passed, 0) :]
+            passed += len(block.frames)
+            if len(fresh):
+                self.frames += len(fresh)
+                self.wire_bytes += int(fresh["wire_bytes"].sum(dtype=np.int64))
+                yield FrameBlock(block.data, fresh)
             if self._stopping.is_set():
+                self._read[name] = Mark(-1, state.st_mtime_ns, head, max(done, passed))
                 return
+        self._read[name] = Mark(state.st_size, state.st_mtime_ns, head, max(done, passed))
         self._done += 1
         if source.damages:
             self._damaged += 1

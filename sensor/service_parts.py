@@ -6,6 +6,7 @@ thread; what other threads own it reaches by the means that they offer (a call b
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import io
@@ -25,7 +26,7 @@ from sensor.engine import Judge
 from sensor.metrics import known, split
 from sensor.schema import Alert
 from sensor.service_capture import LiveSource, Worker
-from sensor.service_folder import FolderSource
+from sensor.service_folder import FolderSource, Mark
 from sensor.service_learn import Learner
 from sensor.service_log import Repeats, open_log
 from sensor.service_models import load_models
@@ -214,7 +215,9 @@ class Parts:
         """One source for each worker. Raises InterfaceFailed or Refused."""
         capture = settings.capture
         if capture.folder:
-            read = msgspec.convert(remembered.get("folder", {}), dict[str, tuple[int, int]])
+            read: dict[str, Mark] = {}
+            with contextlib.suppress(msgspec.ValidationError):  # of a version that remembered something else
+                read = msgspec.convert(remembered.get("folder", {}), dict[str, Mark])
             try:
                 return [
                     FolderSource(Path(capture.folder), block_frames=settings.source.block_frames, tell=self.tell, read=read)

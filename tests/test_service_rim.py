@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import signal
@@ -13,8 +14,9 @@ from pathlib import Path
 import msgspec
 import pytest
 from conftest import DATA
+from sensor_process import until
 
-from sensor.service_folder import SETTLED_S, FolderSource
+from sensor.service_folder import SETTLED_S, FolderSource, Mark
 from sensor.service_notify import Notifier
 from sensor.service_signals import Signals
 from sensor.sources.pcap import CaptureSource
@@ -145,7 +147,7 @@ def test_a_capture_whose_name_is_no_text_is_remembered_like_others(tmp_path: Pat
     read = Read(FolderSource(tmp_path, block_frames=512, tell=lambda _event, _line: None))
     read.wait_for(one)
     read.stop()
-    marks = msgspec.json.decode(msgspec.json.encode(read.source.marks), type=dict[str, tuple[int, int]])
+    marks = msgspec.json.decode(msgspec.json.encode(read.source.marks), type=dict[str, Mark])
     put(tmp_path, "b.pcap.gz")
     again = Read(FolderSource(tmp_path, block_frames=512, tell=lambda _event, _line: None, read=marks))
     again.wait_for(one)
@@ -198,3 +200,43 @@ def test_a_folder_that_goes_away_is_waited_for(tmp_path: Path) -> None:
     read.wait_for(frames_of_demo())
     read.stop()
     assert told == ["folder_lost", "folder_back"]
+
+
+def test_a_capture_that_grows_after_all_is_read_on_and_one_written_over_it_anew(tmp_path: Path) -> None:
+    with gzip.open(DATA / "demo.pcap.gz") as packed:
+        whole = packed.read()
+    path = tmp_path / "slow.pcap"
+    half = whole[: len(whole) // 2]  # in the middle of a record
+
+    def written(data: bytes, age_s: float) -> None:
+        path.write_bytes(data)
+        os.utime(path, (time.time() - age_s,) * 2)
+
+    written(half, 100)
+    source = FolderSource(tmp_path, block_frames=512, tell=lambda _event, _line: None)
+    read = Read(source)
+    read.wait_for(1)
+    until(lambda: source.counters()["captures_read"] == 1)
+    written(whole, 90)
+    read.wait_for(frames_of_demo())
+    until(lambda: source.counters()["captures_read"] == 2)
+    assert read.frames == frames_of_demo()
+    written(whole[:24] + bytes(4) + whole[28:], 80)  # another first packet: another capture
+    read.wait_for(2 * frames_of_demo())
+    read.stop()
+    assert read.frames == 2 * frames_of_demo()
+
+
+def test_a_capture_in_the_middle_of_which_the_sensor_ended_is_read_on(tmp_path: Path) -> None:
+    put(tmp_path, "a.pcap.gz")
+    first = FolderSource(tmp_path, block_frames=64, tell=lambda _event, _line: None)
+    found = 0
+    for block in first:
+        found += len(block.frames)
+        if found > 200:
+            first.stop()
+    assert found < frames_of_demo()
+    read = Read(FolderSource(tmp_path, block_frames=64, tell=lambda _event, _line: None, read=first.marks))
+    read.wait_for(frames_of_demo() - found)
+    read.stop()
+    assert read.frames == frames_of_demo() - found

@@ -125,7 +125,7 @@ def _add_folder(listing: Listing, seen: dict[tuple[int, int], str], folder: str)
 def _why_no_capture(path: str) -> str:
     """Why a regular file cannot be read as a capture, or "" when it can."""
     try:
-        supply = open_supply(path, LOOK_BYTES)
+        supply = open_supply(path, LOOK_BYTES, mapped=False)
     except OSError as error:
         return _unreadable(error)
     except Broken as broken:

@@ -42,7 +42,7 @@ class CaptureSource:
     of it is not known earlier. Iterating again reads the files again and counts from zero; a pipe is then empty.
     """
 
-    def __init__(self, paths: Sequence[str | os.PathLike[str]], *, block_frames: int = 4096) -> None:
+    def __init__(self, paths: Sequence[str | os.PathLike[str]], *, block_frames: int = 4096, mapped: bool = True) -> None:
         listing = list_captures(paths)
         self.files = [found.name for found in listing.captures]
         """Names of the captures, in the order given; FRAME.source is a place in this list (65,535 at most)."""
@@ -53,6 +53,8 @@ class CaptureSource:
         """Bytes to read, packed where files are packed; None when a pipe is among them."""
         self._captures = listing.captures
         self._block_frames = block_frames
+        self.mapped = mapped
+        """Plain files are mapped; False where another program may cut them, which would end this one (see supply)."""
         self._lanes: list[_CaptureLane] = []
         self._reset()
 
@@ -165,7 +167,7 @@ class _CaptureLane:
         return 0
 
     def _open(self, buffer_bytes: int) -> tuple[Supply, PcapReader | PcapngReader]:
-        supply = open_supply(self._found.path, buffer_bytes)
+        supply = open_supply(self._found.path, buffer_bytes, mapped=self._source.mapped)
         try:
             reader = open_reader(supply, min(self.number, LAST_SOURCE))
             if reader is None:

@@ -140,24 +140,25 @@ class Streamed:
         self._origin.close()
 
 
-def open_supply(path: str, buffer_bytes: int) -> Supply:
+def open_supply(path: str, buffer_bytes: int, *, mapped: bool = True) -> Supply:
     """Open a file, or standard input for "-". Raises OSError; Broken when it is packed and cannot be unpacked here.
 
-    A plain regular file is mapped; what is packed, no regular file, or on a file system without maps, is streamed.
+    A plain regular file is mapped, unless `mapped` is False because another program may cut it; what is packed, no regular
+    file, or on a file system without maps, is streamed.
     """
     file = FileIO(0, closefd=False) if path == "-" else FileIO(path)
     try:
-        return _plain_or_streamed(path, file, buffer_bytes)
+        return _plain_or_streamed(path, file, buffer_bytes, mapped=mapped)
     except BaseException:
         if file.closefd:
             file.close()
         raise
 
 
-def _plain_or_streamed(path: str, file: FileIO, buffer_bytes: int) -> Supply:
+def _plain_or_streamed(path: str, file: FileIO, buffer_bytes: int, *, mapped: bool) -> Supply:
     origin = Origin(file)
     inflow, packing = unpacked(origin)
-    if not packing and path != "-" and Path(path).is_file():
+    if mapped and not packing and path != "-" and Path(path).is_file():
         try:
             return Mapped(file, buffer_bytes)
         except (OSError, ValueError):  # no maps here, or the file is empty
