@@ -48,6 +48,9 @@ SEATS = 1 << 13
 """Sources whose targets are kept one by one, so many or as SETS_BYTES allows; of victims, an eighth of it."""
 SETS_BYTES = 1 << 24
 LEAST_SEATS = 16
+ALERTS_AN_HOUR = 200
+"""Alerts of rules in an hour of packet time: more are not read, and whoever forges sources could fill a disk with them."""
+HOUR_US = 3_600_000_000
 FLOOD_SLOTS = 1024
 """Of a victim's set: the number of its sources is told exactly up to 511, and beyond to some 5 %."""
 
@@ -75,6 +78,8 @@ class Rules:
         self.rows: list[int] = []
         """Rows of the batch judged last that alerted, in order, one for each alert."""
         self.alerts = {"flood": 0, "sweep": 0}
+        self.capped = 0
+        self._hour, self._in_hour = 0, 0
         self._most = {"flood": flood_attempts, "sweep": sweep_targets}
         self._quiet_us = max(round(quiet_s * 1e6), MINUTE_US)
         self._victims = _table(victims, FLOOD_SLOTS)
@@ -101,8 +106,17 @@ class Rules:
                 self._quiet_us,
                 self._raised,
             )
-        self.rows = self._raised["row"][:found].tolist()
-        return [self._alert(told, flows[told["row"]], uids) for told in self._raised[:found]]
+        told = [one for one in self._raised[:found] if self._may_alert(int(flows[one["row"]]["last_us"]) // HOUR_US)]
+        self.rows = [int(one["row"]) for one in told]
+        return [self._alert(one, flows[one["row"]], uids) for one in told]
+
+    def _may_alert(self, hour: int) -> bool:
+        """Count an alert in its hour of packet time; False where there were too many."""
+        if hour != self._hour:
+            self._hour, self._in_hour = hour, 0
+        self._in_hour += 1
+        self.capped += self._in_hour > ALERTS_AN_HOUR
+        return self._in_hour <= ALERTS_AN_HOUR
 
     def _alert(self, told: np.void, flow: np.void, uids: Sequence[str | None] | None) -> Alert:
         """Build one alert, of the flow that went over the rule."""
@@ -156,6 +170,7 @@ class Rules:
             **{f"alerts_by_rule.{rule}": number for rule, number in self.alerts.items() if number},
             **{f"flows_over_rule.{rule}": int(number) for rule, number in over.items() if number},
             **({"rules_shed": shed} if shed else {}),
+            **({"rule_alerts_capped": self.capped} if self.capped else {}),
         }
 
     def state(self) -> dict[str, NDArray[np.generic]]:

@@ -40,28 +40,29 @@ LAST_S = 1.0
 END_S = 9.0
 """Seconds after which the end does not wait for a disk any more."""
 STUCK_S = 30.0
-"""Seconds without a round of the scoring thread after which it counts as stuck."""
+"""Seconds without a round of the scoring thread, or of a capture worker, after which it counts as stuck."""
 DONE, FAILED = 0, 1
 
 
 class Service:
     """A sensor that runs until it is told to end. `read` reads the settings anew for a reload, and raises ConfigError.
 
-    Raises Refused when the port for metrics cannot be listened on.
+    `begun_s` is the monotonic time at which the process began its work. Raises Refused when the port for metrics cannot be
+    listened on.
     """
 
-    def __init__(self, parts: Parts, read: Callable[[], Settings], notifier: Notifier, signals: Signals) -> None:
+    def __init__(
+        self, parts: Parts, read: Callable[[], Settings], notifier: Notifier, signals: Signals, *, begun_s: float
+    ) -> None:
         self._parts = parts
         self._read = read
         self._notifier = notifier
         self._signals = signals
-        self._log = parts.log
-        self._started_s = time.monotonic()
-        self._ready = self._stopping = False
-        self._saved_s = self._looked_s = self._started_s
+        self._begun_s = begun_s
+        self._ready = self._stopping = self._untold = False
+        self._saved_s = self._looked_s = time.monotonic()
         self._saver: threading.Thread | None = None
-        self._reloads = {"good": 0, "bad": 0}
-        self._before = self.counters()
+        self._before = self._parts.counters()
         self._drop_share = 0.0
         self._told = ""
         address = parts.settings.service.metrics
@@ -82,24 +83,17 @@ class Service:
             worker.start()
         self._ready = True
         self._notifier.ready(self._status_line())
-        self._log.info("ready", version=__version__, model=parts.models.name, seconds=round(self._age_s(), 2))
+        self._parts.log.info("ready", version=__version__, model=parts.models.name, seconds=round(self._age_s(), 2))
         status = self._control()
         self._end(status)
         if self._exporter is not None:
             self._exporter.close()
         return status
 
-    def counters(self) -> dict[str, int]:
-        """Everything counted so far, by the names of `sensor.metrics`."""
-        counted = self._parts.counters()
-        for outcome, number in self._reloads.items():
-            counted[f"reloads.{outcome}"] = counted.get(f"reloads.{outcome}", 0) + number
-        return counted
-
     def look(self) -> Look:
         """What the exporter shows; called by its threads."""
         parts = self._parts
-        counters = self.counters()
+        counters = self._parts.counters()
         why = self._unwell()
         return Look(
             counters=counters,
@@ -122,9 +116,9 @@ class Service:
                     self._reload()
                 if came == signal.SIGUSR1:
                     self._parts.outlets.reopen()
-                    self._log.info("files_reopened")
+                    self._parts.log.info("files_reopened")
             if failed := self._failed():
-                self._log.error("failed", exc_info=failed)
+                self._parts.log.error("failed", exc_info=failed)
                 return FAILED
             self._round()
 
@@ -133,6 +127,9 @@ class Service:
         parts, now_s = self._parts, time.monotonic()
         if not self._unwell():
             self._notifier.alive()
+        if self._exporter is not None and not self._exporter.running and not self._untold:
+            self._untold = True
+            parts.log.error("metrics_stopped", todo="restart the sensor: it goes on without metrics, health and status")
         if now_s - self._saved_s >= parts.settings.service.save_s:
             self._saved_s = now_s
             parts.scoring.between_batches(self._save)
@@ -148,12 +145,13 @@ class Service:
 
     def _tell_of_losses(self, seconds: float) -> None:
         """Raise the alert about the sensor itself, if there is reason to."""
-        counters, now_us = self.counters(), time.time_ns() // 1000
+        counters, now_us = self._parts.counters(), time.time_ns() // 1000
         grown = {name: number - self._before.get(name, 0) for name, number in counters.items()}
         self._before, self._drop_share = counters, drop_share(grown)
         alert = degraded(grown, ts_us=now_us, since_us=now_us - round(seconds * 1e6), model=self._parts.models.name)
         if alert is not None:
-            self._log.warning("degraded", msg=alert.msg)
+            self._parts.states["alerts_degraded"] += 1
+            self._parts.log.warning("degraded", msg=alert.msg)
             self._parts.outlets.hand([alert])
 
     def _save(self) -> None:
@@ -173,7 +171,7 @@ class Service:
             self._parts.states["states_saved"] += 1
         except OSError as error:
             self._parts.states["states_refused.write"] += 1
-            self._log.error("state_not_saved", file=str(self._parts.state_file), reason=error.strerror)
+            self._parts.log.error("state_not_saved", file=str(self._parts.state_file), reason=error.strerror)
 
     def _reload(self, settings: Settings | None = None) -> None:
         """Take over settings, those on disk if not given, models and lists; or keep everything when one of them is bad."""
@@ -181,11 +179,11 @@ class Service:
         try:
             later = self._parts.reload(self._read() if settings is None else settings)
         except (ConfigError, Refused) as error:
-            self._reloads["bad"] += 1
-            self._log.error("reload_refused", reason=str(error), kept="what was in force before")
+            self._parts.states["reloads.bad"] += 1
+            self._parts.log.error("reload_refused", reason=str(error), kept="what was in force before")
         else:
-            self._reloads["good"] += 1
-            self._log.info("reloaded", model=self._parts.models.name, at_next_start=later)
+            self._parts.states["reloads.good"] += 1
+            self._parts.log.info("reloaded", model=self._parts.models.name, at_next_start=later)
         self._notifier.ready(self._status_line())
 
     def _end(self, status: int) -> None:
@@ -209,9 +207,9 @@ class Service:
         parts.recorder.close()
         if status == DONE:
             self._save_last(begun_s + END_S, scored=scored)
-        counters = self.counters()
+        counters = self._parts.counters()
         lost = {name: total(counters, name) for name in ("flows_shed", "alerts_waiting", "alerts_lost")}
-        self._log.info("ended", alerts_written=total(counters, "alerts_written"), **lost, everything_written=written)
+        self._parts.log.info("ended", alerts_written=total(counters, "alerts_written"), **lost, everything_written=written)
 
     def _save_last(self, until_s: float, *, scored: bool) -> None:
         """Write the state once more, where nobody changes it any more and the disk is there."""
@@ -220,7 +218,7 @@ class Service:
         if not scored or (self._saver is not None and self._saver.is_alive()):
             self._parts.states["states_refused.write"] += 1
             why = "the last one is still being written" if scored else "scoring did not end"
-            self._log.error("state_not_saved", file=str(self._parts.state_file), reason=why)
+            self._parts.log.error("state_not_saved", file=str(self._parts.state_file), reason=why)
             return
         self._save()
         if self._saver is not None:
@@ -234,17 +232,23 @@ class Service:
 
     def _unwell(self) -> str:
         """Why the sensor does not work, "" when it does."""
-        silent_s = time.monotonic() - self._parts.scoring.beat_s
         if self._failed() is not None:
             return "a thread failed"
-        return f"scoring has been stuck for {silent_s:.0f} s" if silent_s > STUCK_S and not self._stopping else ""
+        if self._stopping:
+            return ""
+        threads = {"scoring": self._parts.scoring.beat_s, "capture": min(worker.beat_s for worker in self._parts.workers)}
+        for name, beat_s in threads.items():
+            silent_s = time.monotonic() - beat_s
+            if silent_s > STUCK_S:
+                return f"{name} has been stuck for {silent_s:.0f} s"
+        return ""
 
     def _packet_us(self) -> int:
         """The latest packet time of all workers, 0 before the first packet."""
         return max([0, *(worker.assembly.table.clock_us for worker in self._parts.workers)])
 
     def _age_s(self) -> float:
-        return time.monotonic() - self._started_s
+        return time.monotonic() - self._begun_s
 
     def _status_line(self) -> str:
         """What the sensor does now, for the service manager."""

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 from structlog.typing import FilteringBoundLogger
+from torch import OutOfMemoryError
 
 from models.checkpoint import ModelDoesNotFit
 from sensor.assembly import Assembly
@@ -27,6 +28,7 @@ from sensor.metrics import known, split
 from sensor.schema import Alert
 from sensor.service_capture import LiveSource, Worker
 from sensor.service_folder import FolderSource, Mark
+from sensor.service_http import parse_address
 from sensor.service_learn import Learner
 from sensor.service_log import Repeats, open_log
 from sensor.service_models import load_models
@@ -34,6 +36,7 @@ from sensor.service_outlets import from_settings
 from sensor.service_queue import FlowQueue
 from sensor.service_record import Recorder
 from sensor.service_scoring import Scoring
+from sensor.service_site import Site
 from sensor.service_state import StateRefused, set_aside, take_up
 from sensor.service_warm import warm
 from sensor.sinks.lines import SinkFailed
@@ -61,7 +64,7 @@ NEWS = {
     *("interface_back", "folder_back", "alerts_written_again"),
 }
 """Events that are no trouble."""
-REFUSALS = (ModelDoesNotFit, VocabularyDoesNotFit, IgnoreRefused, InterfaceFailed, SinkFailed)
+REFUSALS = (ModelDoesNotFit, VocabularyDoesNotFit, IgnoreRefused, InterfaceFailed, SinkFailed, OutOfMemoryError)
 
 
 class Refused(Exception):  # noqa: N818  # reads as the sentence it is, like the other refusals
@@ -75,7 +78,10 @@ class Parts:
         self.settings = settings
         self.log = log
         self.repeats = repeats
-        self.states = {"states_saved": 0, "states_refused.read": 0, "states_refused.write": 0}
+        self.states = dict.fromkeys(
+            ("states_saved", "states_refused.read", "states_refused.write", "reloads.good", "reloads.bad", "alerts_degraded"), 0
+        )
+        """Counts of the control loop's own."""
         self.carried: dict[str, int] = {}
         state_dir = state_folder(settings)
         self.lock = locked(state_dir)
@@ -196,6 +202,7 @@ class Parts:
             remembered: Mapping[str, object] = take_up(
                 self.state_file, judge, tell=lambda line: self.tell("not_kept", line), live=not self.settings.capture.folder
             )
+            self.log.info("state_taken_up", conversations=judge.conversations.live)
         except FileNotFoundError:
             return {}
         except StateRefused as refused:
@@ -208,7 +215,6 @@ class Parts:
             remembered = refused.more or {}
         self.carried = carried_on(remembered.get("counters", {}))
         self.learner.restore(msgspec.convert(remembered.get("learner", {}), dict[str, object]))
-        self.log.info("state_taken_up", conversations=judge.conversations.live)
         return remembered
 
     def _sources(self, settings: Settings, remembered: Mapping[str, object]) -> list[LiveSource]:
@@ -283,7 +289,10 @@ def sensor_name(settings: Settings) -> str:
 
 
 def trial(settings: Settings) -> Iterator[str]:
-    """Try what a start needs, and yield a line for each thing that is well. Raises Refused at the first that is not."""
+    """Try what a start needs, and yield a line for each thing that is well.
+
+    Raises Refused or ConfigError at the first that is not.
+    """
     yield "settings"
     capture = settings.capture
     try:
@@ -294,7 +303,7 @@ def trial(settings: Settings) -> Iterator[str]:
             check_interfaces(capture.interfaces, capture.filter)
             yield f"interfaces {', '.join(capture.interfaces)}" + (f", filter {capture.filter}" if capture.filter else "")
         yield f"state in {state_folder(settings)}"
-        models = load_models(settings)
+        models = load_models(settings, site=None if settings.model.path else Site(Path(settings.service.state_dir)).current())
         warm(settings, models.words, models.flows, models.device)
         yield f"model {models.name}"
         Ignored.read(settings.detect.ignore)
@@ -304,6 +313,9 @@ def trial(settings: Settings) -> Iterator[str]:
         raise Refused(str(refused)) from refused
     except OSError as error:
         raise Refused(f"capture.folder: {capture.folder}: {error.strerror}") from error
+    if settings.service.metrics:
+        parse_address(settings.service.metrics)
+        yield f"metrics on {settings.service.metrics}"
     for key, path in (("alerts", settings.output.alerts), ("notice", settings.output.notice)):
         if path not in ("", "-"):
             yield _writable(key, Path(path))

@@ -17,7 +17,7 @@ from benchmarks import synthetic
 from sensor import config
 from sensor.addresses import halves
 from sensor.assembly import Assembly
-from sensor.detect_rules import MODEL, Rules
+from sensor.detect_rules import ALERTS_AN_HOUR, MODEL, Rules
 from sensor.metrics import split
 from sensor.schema import CONN_STATES, END_FULL, FLOW, GRE, ICMP, ICMPV6, TCP, UDP, Alert, RuleReason
 from sensor.sources.pcap import CaptureSource
@@ -321,9 +321,9 @@ def test_sources_that_come_once_push_out_only_their_own_kind_and_are_counted() -
 
 def test_every_source_is_found_again_while_the_table_has_room() -> None:
     many = rules(victims=4096, sources=4096)
-    rounds = [Event(source, host, host, port=22) for host in range(TARGETS + 1) for source in range(250)]
+    rounds = [Event(source, host, host, port=22) for host in range(TARGETS + 1) for source in range(150)]
     alerts = judged(many, rounds)
-    assert len({alert.src for alert in alerts if alert.signature == "NetSeq::Sweep"}) == 250
+    assert len({alert.src for alert in alerts if alert.signature == "NetSeq::Sweep"}) == 150
     assert "rules_shed" not in many.counters()
 
 
@@ -408,3 +408,12 @@ def test_the_smallest_settings_count_as_well(most: int) -> None:
     alerts = judged(which, [Event(1, 100 + host, host) for host in range(40)])
     assert [alert.signature for alert in alerts] == ["NetSeq::Sweep"]
     assert alerts[0].score == most + 1
+
+
+def test_an_hour_has_so_many_alerts_at_most_and_the_rest_is_counted() -> None:
+    which = Rules(flood_attempts=10**9, sweep_targets=3, quiet_s=3600.0, sources=1 << 14)
+    forged = [Event(source, 100 + host, source * 1000 + host) for source in range(ALERTS_AN_HOUR + 50) for host in range(4)]
+    assert len(judged(which, forged)) == ALERTS_AN_HOUR
+    assert which.counters()["rule_alerts_capped"] == 50
+    later = [Event(9999, 100 + host, 2 * HOUR_US + host) for host in range(4)]
+    assert len(judged(which, later)) == 1

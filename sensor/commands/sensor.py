@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sensor import __version__, config
 from sensor.commands.misuse import Misuse, Parser, add_settings, fail
-from sensor.commands.process import DONE, MISUSE
+from sensor.commands.process import DONE, INTERRUPTED, MISUSE
 
 if TYPE_CHECKING:
     from sensor.service_signals import Signals
@@ -98,7 +99,7 @@ def check(settings: config.Settings) -> int:
     try:
         for line in trial(settings):
             print(f"ok  {line}")
-    except Refused as refused:
+    except (Refused, config.ConfigError) as refused:
         return fail(NAME, str(refused), MISUSE)
     return DONE
 
@@ -107,12 +108,16 @@ def serve(arguments: argparse.Namespace, settings: config.Settings) -> int:
     """Be the sensor."""
     from sensor.service_signals import WAITING, Signals  # noqa: PLC0415  # not to hold up a check
 
-    with Signals(WAITING) as signals:
-        return run(arguments, settings, signals)
+    begun_s = time.monotonic()
+    try:
+        with Signals(WAITING) as signals:
+            return run(arguments, settings, signals, begun_s)
+    except KeyboardInterrupt:
+        return fail(NAME, "interrupted before it was ready", INTERRUPTED)
 
 
-def run(arguments: argparse.Namespace, settings: config.Settings, signals: Signals) -> int:
-    """Start, and work until a signal ends it."""
+def run(arguments: argparse.Namespace, settings: config.Settings, signals: Signals, begun_s: float) -> int:
+    """Start, and work until a signal ends it; `begun_s` is the monotonic time now."""
     from sensor.kernels import prepare_cache, when_compiling  # noqa: PLC0415  # before anything imports a kernel
 
     cache = prepare_cache()
@@ -135,7 +140,7 @@ def run(arguments: argparse.Namespace, settings: config.Settings, signals: Signa
 
     try:
         parts = Parts(settings, log, repeats, relearn=arguments.relearn)
-        service = Service(parts, lambda: read(arguments), notifier, signals)
+        service = Service(parts, lambda: read(arguments), notifier, signals, begun_s=begun_s)
     except Refused as refused:
         log.error("refused", reason=str(refused))
         return MISUSE
