@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+import numpy as np
+
 from sensor.assembly import Assembly
 from sensor.config import Settings
 from sensor.schema import FlowBatch, FrameBlock
@@ -62,9 +64,15 @@ class Worker:
         self._source = source
         self._flows = flows
         self._hand = flows.put if patient else flows.offer
+        self._lock = threading.Lock()
+        """Of the source and what was counted before it."""
         self._changes: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._next: LiveSource | None = None
         self._before: dict[str, int] = {}
+        """What sources counted that were exchanged for others."""
+        self._after_us: int | None = None
+        """Stamp of the last frame of the source before: the new one heard it too, if it began before the old one ended."""
+        self._latest_us = np.iinfo(np.int64).min
         self._stopping = False
         self._handed_s = self._packet_s = time.monotonic()
         self._thread = threading.Thread(target=self._run, name=f"capture-{number}", daemon=True)
@@ -94,10 +102,8 @@ class Worker:
 
     def counters(self) -> dict[str, int]:
         """What was counted so far, by the names of `sensor.metrics`."""
-        source = self._source
-        counted = {"bytes_read": source.wire_bytes, **source.counters()}
-        for name, number in self._before.items():
-            counted[name] = counted.get(name, 0) + number
+        with self._lock:
+            counted = _added(self._before, self._source)
         return counted | self.assembly.counters()
 
     def _run(self) -> None:
@@ -120,6 +126,7 @@ class Worker:
         self.beat_s = now_s = time.monotonic()
         while not self._changes.empty():
             self._changes.get()()
+        block = self._not_heard_before(block)
         if len(block.frames):
             self._packet_s = now_s
             for batch in self.assembly.feed(block):
@@ -139,11 +146,28 @@ class Worker:
 
     def _exchange(self) -> None:
         """Put the new source in the place of the one that ended, and keep what the old one counted."""
-        old, new = self._source, self._next
-        if new is None:
-            return
-        self._next = None
-        for name, number in {"bytes_read": old.wire_bytes, **old.counters()}.items():
-            self._before[name] = self._before.get(name, 0) + number
-        self._source = new
+        with self._lock:
+            old, new = self._source, self._next
+            if new is None:
+                return
+            self._before, self._source, self._next = _added(self._before, old), new, None
+            self._after_us = int(self._latest_us)
         old.close()
+        if self._stopping:  # the request came while the old source was the one to stop
+            new.stop()
+
+    def _not_heard_before(self, block: FrameBlock) -> FrameBlock:
+        """Leave out what the source before has handed over already: both heard it, with the same stamp."""
+        if self._after_us is not None and len(block.frames):
+            heard = int(np.searchsorted(block.frames["ts_us"], self._after_us, side="right"))
+            block = FrameBlock(block.data, block.frames[heard:])
+            self._after_us = self._after_us if not len(block.frames) else None
+        if len(block.frames):
+            self._latest_us = max(self._latest_us, block.frames["ts_us"][-1])
+        return block
+
+
+def _added(before: dict[str, int], source: LiveSource) -> dict[str, int]:
+    """What a source has counted, and those before it."""
+    counted = {"bytes_read": source.wire_bytes, **source.counters()}
+    return {name: before.get(name, 0) + counted.get(name, 0) for name in before | counted}

@@ -145,6 +145,29 @@ def test_a_filter_is_obeyed_and_another_one_taken_over_by_a_reload(cable: tuple[
         assert sensor.end() == 0
 
 
+def test_no_packet_is_lost_or_counted_twice_while_the_filter_changes(cable: tuple[Wire, Path], tmp_path: Path) -> None:
+    laid, capture = cable
+    settings = tmp_path / "sensor.toml"
+
+    def write(expression: str) -> None:
+        settings.write_text(f'[capture]\ninterfaces = ["{laid.far}"]\nfilter = "{expression}"\n')
+
+    write("")
+    prefix = ("ip", "netns", "exec", laid.receiver.name)
+    with running(tmp_path / "sensor", prefix=prefix, within=laid.receiver.call, config=settings) as sensor:
+        sending = laid.sender.begin(lambda: laid.send(capture, "--pps=2000", "--loop=2"))
+        for number in range(4):  # filters that let everything pass
+            write("less 70000" if number % 2 == 0 else "")
+            sensor.send(signal.SIGHUP)
+            sensor.wait_ready(2 + number)
+        assert not sending.done()
+        sent = sending.result(60)
+        until(lambda: seen(sensor) >= sent)
+        assert seen(sensor) == sent
+        assert sensor.metric("netseq_reloads_total") == 4
+        assert sensor.end() == 0
+
+
 def test_an_interface_that_goes_down_is_waited_for_and_told_once(cable: tuple[Wire, Path], tmp_path: Path) -> None:
     laid, capture = cable
     with listening(laid, tmp_path / "sensor") as sensor:
