@@ -1,0 +1,193 @@
+"""The package for Zeek: what zkg reads, the scripts' syntax, and that scripts and sensor mean the same by every name.
+
+Zeek itself does not run here; the tests of plugins/zeek/testing are for where it does.
+"""
+
+from __future__ import annotations
+
+import configparser
+import io
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from test_sinks import ALERT
+
+from sensor.schema import Alert
+from sensor.sinks import notice
+from sensor.sinks.zeek import EVENT, TOPIC, arguments
+from sensor.sinks.zeek_event import Address, Port, Real, Text, Value
+from sensor.sinks.zeek_input import FIELDS, HEADER, InputTable
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "plugins/zeek"
+SCRIPTS = sorted((PACKAGE / "scripts").glob("*.zeek"))
+EXAMPLES = sorted((PACKAGE / "testing").glob("*/*.zeek"))
+EMBEDDED = re.compile(r"^# @TEST-START-FILE (\S+)\n(.*?)^# @TEST-END-FILE\n", re.MULTILINE | re.DOTALL)
+ZEEK_SCRIPT = shutil.which("zeek-script", path=Path(sys.executable).parent)
+
+SWEEP = msgspec.structs.replace(
+    ALERT,
+    **{"ts_us": 1_700_000_000_000_000, "signature": "NetSeq::Sweep", "p_value": 0.00049, "score": 131.0, "measure": "ports"},
+    **{"count": 131, "model": "netseq-rules 1", "reasons": (), "msg": "a tab \t and a backslash \\"},
+)
+PING = msgspec.structs.replace(
+    ALERT,
+    **{"ts_us": 1_700_000_001_500_000, "severity": "low", "src": "2001:db8::1", "src_port": 128, "dest": "2001:db8::2"},
+    **{"dest_port": 129, "transport": "icmp6", "uid": None, "score": 17.4, "count": 1, "reasons": (), "msg": "-"},
+)
+DEGRADED = msgspec.structs.replace(
+    ALERT,
+    **{"ts_us": 1_700_000_060_000_000, "signature": "NetSeq::Sensor_Degraded", "src": "", "src_port": 0, "dest": ""},
+    **{"dest_port": 0, "transport": "", "uid": None, "score": 0.05, "measure": "share lost", "p_value": 1.0, "count": 77},
+    **{"reasons": (), "msg": ""},
+)
+
+
+def script(name: str) -> str:
+    return (PACKAGE / "scripts" / name).read_text(encoding="utf-8")
+
+
+def embedded(path: Path) -> dict[str, str]:
+    """The files that a btest brings along."""
+    return dict(EMBEDDED.findall(path.read_text(encoding="utf-8")))
+
+
+def record(text: str, name: str) -> dict[str, str]:
+    """The fields of a script's record: name and type."""
+    (body,) = re.findall(rf"type {name}: record \{{(.*?)\n\t\}};", text, re.DOTALL)
+    return dict(re.findall(r"^\t\t(\w+): (.+?)(?: &optional)?;$", body, re.MULTILINE))
+
+
+def zeek_texts() -> Iterator[tuple[str, str]]:
+    """Every Zeek script there is, those inside the btests too."""
+    for path in SCRIPTS:
+        yield path.name, path.read_text(encoding="utf-8")
+    for path in EXAMPLES:
+        yield path.name, EMBEDDED.sub("", path.read_text(encoding="utf-8"))
+        yield from ((f"{path.name}/{name}", text) for name, text in embedded(path).items() if name.endswith(".zeek"))
+    for path in (PACKAGE / "README.md", ROOT / "docs/zeek.md"):
+        for place, text in enumerate(re.findall(r"```zeek\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)):
+            yield f"{path.name}/{place}", text
+
+
+@pytest.mark.skipif(ZEEK_SCRIPT is None, reason="zeek-script is not installed: pip install zeekscript")
+@pytest.mark.parametrize(("name", "text"), list(zeek_texts()), ids=lambda value: value if "\n" not in value else "")
+def test_every_script_is_zeek(name: str, text: str) -> None:
+    assert ZEEK_SCRIPT is not None
+    parsed = subprocess.run([ZEEK_SCRIPT, "parse", "-"], input=text, capture_output=True, text=True, check=False, timeout=60)
+    assert (parsed.returncode, parsed.stderr) == (0, ""), name
+
+
+@pytest.mark.skipif(ZEEK_SCRIPT is None, reason="zeek-script is not installed: pip install zeekscript")
+def test_what_is_not_zeek_is_noticed() -> None:
+    assert ZEEK_SCRIPT is not None
+    broken = script("alerts.zeek").replace("raise_notice(a);", "raise_notice(a;")
+    parsed = subprocess.run([ZEEK_SCRIPT, "parse", "-"], input=broken, capture_output=True, text=True, check=False, timeout=60)
+    assert parsed.returncode != 0
+
+
+@pytest.mark.skipif(ZEEK_SCRIPT is None, reason="zeek-script is not installed: pip install zeekscript")
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_have_zeeks_own_layout(path: Path) -> None:
+    assert ZEEK_SCRIPT is not None
+    done = subprocess.run([ZEEK_SCRIPT, "format", str(path)], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == path.read_text(encoding="utf-8")
+
+
+def test_zkg_finds_the_scripts_and_the_tests() -> None:
+    meta = configparser.ConfigParser(interpolation=None)
+    meta.read(ROOT / "zkg.meta")
+    package = meta["package"]
+    assert (ROOT / package["script_dir"] / "__load__.zeek").is_file()
+    assert package["depends"].split() == ["zeek", ">=7.1.0"]
+    folder = re.fullmatch(r"cd (\S+) && btest -c btest\.cfg", package["test_command"])
+    assert folder is not None
+    assert (ROOT / folder[1] / "btest.cfg").is_file()
+    assert {"zeromq", "notice"} <= {tag.strip() for tag in package["tags"].split(",")}
+
+
+def test_each_script_that_is_loaded_by_itself_exists() -> None:
+    for path in SCRIPTS:
+        for loaded in re.findall(r"^@load \./(\S+)", path.read_text(encoding="utf-8"), re.MULTILINE):
+            assert (PACKAGE / "scripts" / f"{loaded}.zeek").is_file(), (path.name, loaded)
+
+
+def test_everything_that_a_script_exports_is_explained() -> None:
+    for path in SCRIPTS:
+        text = path.read_text(encoding="utf-8")
+        assert text.startswith("##!"), path.name
+        for exported in re.findall(r"export \{\n(.*?)\n\}", text, re.DOTALL):
+            lines = exported.splitlines()
+            for before, line in zip(["", *lines], lines, strict=False):
+                if re.match(r"\t(const|option|global|type) ", line):
+                    assert before.startswith("\t##"), (path.name, line)
+
+
+def test_the_event_has_the_arguments_that_are_sent_in_their_order() -> None:
+    text = script("alerts.zeek")
+    (declared,) = re.findall(r"global alert: event\((.*?)\);", text, re.DOTALL)
+    named = [tuple(part.split(": ")) for part in re.sub(r"\s+", " ", declared).split(", ")]
+    kinds = {Text: "string", Address: "addr", Port: "port", Real: "double"}
+    sent: tuple[Value, ...] = arguments(ALERT, "wall-3")
+    assert [kind for _, kind in named] == [kinds[type(value)] for value in sent]
+    by_name = {name: value for (name, _), value in zip(named, sent, strict=True)}
+    assert by_name == {
+        "uid": Text("CAfebc1kCPpOeYIO3d"),
+        "orig_h": Address("192.0.2.5"),
+        "orig_p": Port(49152, "tcp"),
+        "resp_h": Address("198.51.100.7"),
+        "resp_p": Port(445, "tcp"),
+        "msg": Text(ALERT.msg),
+        "sub": Text(notice.summary(ALERT)),
+        "score": Real(17.5),
+        "signature": Text("NetSeq::Sequence_Anomaly"),
+        "measure": Text("nats"),
+        "sensor": Text("wall-3"),
+        "ts": Real(1_300_475_167.096535),
+    }
+    (handled,) = re.findall(r"event NetSeq::alert\((.*?)\)\n", text, re.DOTALL)
+    assert re.sub(r"\s+", " ", handled) == re.sub(r"\s+", " ", declared)
+    assert f'alert_topic = "{TOPIC.decode()}"' in text
+    assert EVENT == "NetSeq::alert"
+
+
+def test_notice_types_and_measures_are_the_same_in_script_and_sensor() -> None:
+    text = script("notices.zeek")
+    (declared,) = re.findall(r"redef enum Notice::Type \+= \{(.*?)\};", text, re.DOTALL)
+    names = re.findall(r"^\t\t(\w+),$", declared, re.MULTILINE)
+    assert {f"NetSeq::{name}" for name in names} == {*notice.NOTES, notice.ATTACK}
+    assert set(re.findall(r'signature == "([^"]+)"', text)) == set(notice.NOTES)
+    assert set(re.findall(r'measure == "([^"]+)"', text)) == set(notice.SHARES)
+    (most,) = re.findall(r"const most = (\S+);", text)
+    assert float(most) == notice.MOST
+
+
+def test_the_table_has_the_columns_that_the_script_reads() -> None:
+    assert set(record(script("netseq-input.zeek"), "Line")) == set(FIELDS)
+    assert HEADER.decode() == "#fields\t" + "\t".join(FIELDS) + "\n"
+
+
+def table(*alerts: Alert, empty: bool = True) -> str:
+    stream = io.BytesIO()
+    InputTable(stream, sensor="wall-3", empty=empty).write(alerts)
+    return stream.getvalue().decode()
+
+
+def test_the_btest_of_the_input_framework_reads_what_netseq_writes() -> None:
+    files = embedded(PACKAGE / "testing/tests/input.zeek")
+    assert files["alerts.tsv"] == table(SWEEP, PING, DEGRADED)
+    told = [line.split("\t") for line in files["expected"].splitlines()]
+    for cells, alert in zip(told, (SWEEP, PING, DEGRADED), strict=True):
+        assert cells[0] == f"{alert.ts_us / 1e6:.6f}"
+        assert cells[1:3] == [notice.note(alert), str(notice.number(alert))]
+        assert cells[-1] == notice.summary(alert)
+
+
+def test_the_table_has_one_header_however_often_it_is_opened() -> None:
+    assert table(SWEEP) + table(PING, empty=False) == table(SWEEP, PING)
