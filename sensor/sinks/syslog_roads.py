@@ -111,12 +111,15 @@ class Stream:
     @staticmethod
     def _was_closed(sock: socket.socket) -> bool:
         try:
-            while sock.recv(READ_BYTES, socket.MSG_DONTWAIT):
+            sock.settimeout(0)  # a flag for the one call would not do: Python waits before it asks the kernel
+            while sock.recv(READ_BYTES):
                 pass
         except BlockingIOError:
             return False
         except OSError:
             return True
+        finally:
+            sock.settimeout(TIMEOUT_S)
         return True
 
     def _forget_acknowledged(self, sock: socket.socket) -> None:
