@@ -66,8 +66,9 @@ class ZeekAlerts:
         self._serialiser = serialiser
         self._curve = curve
         self._topics: set[bytes] = set()
-        self._subscriptions = 0
         self._state = "away"
+        self.subscriptions = 0
+        """Topics that anybody on the bus has subscribed to now."""
         self.frames_skipped = 0
         """Messages from the bus that were no subscription to anything."""
         self.floods = 0
@@ -116,7 +117,7 @@ class ZeekAlerts:
             self._take(frame)
         else:
             self._give_up()
-        if self._subscriptions > MOST_SUBSCRIPTIONS:
+        if self.subscriptions > MOST_SUBSCRIPTIONS:
             self._give_up()
 
     def close(self) -> None:
@@ -132,7 +133,7 @@ class ZeekAlerts:
             self._context.term()
             self._context = None
         self._topics.clear()
-        self._subscriptions = 0
+        self.subscriptions = 0
         self._state = "away"
 
     def _open(self) -> None:
@@ -171,7 +172,7 @@ class ZeekAlerts:
             self.frames_skipped += 1
             return
         begins, topic = frame[0] == 1, frame[1:]
-        self._subscriptions = max(self._subscriptions + (1 if begins else -1), 0)
+        self.subscriptions = max(self.subscriptions + (1 if begins else -1), 0)
         if topic not in {TOPIC, TOPIC.removesuffix(b".")}:
             return
         if begins:
