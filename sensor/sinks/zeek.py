@@ -159,7 +159,8 @@ class ZeekAlerts:
         except zmq.ZMQError as error:
             self._end(linger_ms=0)
             raise SinkFailed(
-                f"cannot send alerts to Zeek at {self._address!r}: {error.strerror}; {_expected(error)}"
+                f"cannot send alerts to Zeek at {self._address!r}: {zmq.strerror(error.errno or 0)}; expected an address such as "
+                "tcp://127.0.0.1:5556, and CURVE keys of 40 characters (Z85)"
             ) from error
 
     def _take(self, frame: bytes) -> None:
@@ -217,15 +218,8 @@ class ZeekAlerts:
         )
 
 
-def _expected(error: zmq.ZMQError) -> str:
-    """Say what would have been right, where that is known."""
-    if error.errno in {zmq.EINVAL, zmq.EPROTONOSUPPORT}:
-        return "expected an address such as tcp://127.0.0.1:5556, and CURVE keys of 40 characters (Z85)"
-    return "see zeek.alerts_connect"
-
-
 def arguments(alert: Alert, sensor: str) -> tuple[Value, ...]:
-    """Give an alert the order of NetSeq::alert's arguments (plugins/zeek/scripts/notices.zeek)."""
+    """Give an alert the order of NetSeq::alert's arguments (plugins/zeek/scripts/alerts.zeek)."""
     transport = alert.transport if alert.src else ""
     return (
         Text(alert.uid or ""),
