@@ -8,7 +8,6 @@ field for stands under `netseq`. https://docs.suricata.io/en/latest/output/eve/e
 from __future__ import annotations
 
 import base64
-import binascii
 import zlib
 
 from sensor.schema import Alert
@@ -46,7 +45,7 @@ def flow_id(community_id: str) -> int | None:
     """Number a flow: the same for all alerts about it, made from its Community ID."""
     try:
         digest = base64.b64decode(community_id.partition(":")[2])
-    except binascii.Error:
+    except ValueError:
         return None
     return int.from_bytes(digest[:8], "big") >> (64 - FLOW_ID_BITS) if len(digest) >= 8 else None
 
