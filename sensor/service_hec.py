@@ -33,6 +33,11 @@ END_S = 0.5
 """What the end of a sensor spares to send the last alerts; what was not sent by then is sent after the next start."""
 
 
+def collector_of(settings: Hec) -> Collector:
+    """The collector that the settings name. Raises SinkFailed when they cannot be used."""
+    return Collector(settings.url, token_file=settings.token_file, ca_file=settings.ca_file, timeout_s=settings.timeout_s)
+
+
 class HecOutlet(Outlet):
     """The collector of the settings, with its spool in `state_dir`; `sensor` is the name of this sensor."""
 
@@ -74,9 +79,8 @@ class HecOutlet(Outlet):
     def _open_spool(self) -> Opened:
         if self._sender is None:
             settings = self._settings
-            collector = Collector(
-                settings.url, token_file=settings.token_file, ca_file=settings.ca_file, timeout_s=settings.timeout_s
-            )
+            collector = collector_of(settings)
+            collector.read_token()
             spool = Spool(self._folder, most_bytes=settings.spool_mib << 20)
             self._sender = Sender(collector, spool, timeout_s=settings.timeout_s, tell=self._tell)
         sink = SpoolSink(self._sender.spool, self._sensor, self._settings.index, self._sender.wake)

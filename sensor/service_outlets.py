@@ -12,14 +12,15 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from sensor.config import Settings
 from sensor.schema import Alert
-from sensor.service_hec import HecOutlet
+from sensor.service_hec import HecOutlet, collector_of
 from sensor.service_outlet import RETRY_S, Opened, Outlet, Tell
+from sensor.sinks.hec import is_handed_over_later
 from sensor.sinks.jsonl import JsonLines
 from sensor.sinks.lines import SinkFailed
 from sensor.sinks.notice import NoticeLog
@@ -125,8 +126,7 @@ def from_settings(settings: Settings, *, sensor: str, tell: Tell) -> Outlets:
         return Opened(log, stream)
 
     def syslog() -> Opened:
-        to = settings.syslog
-        sink = Syslog(to.address, to.transport, facility=to.facility, form=output.format, sensor=sensor)
+        sink = syslog_of(settings, sensor)
         return Opened(sink, settle=sink.settle)
 
     named = (("jsonl", output.alerts, jsonl), ("notice", output.notice, notice), ("syslog", settings.syslog.address, syslog))
@@ -135,6 +135,25 @@ def from_settings(settings: Settings, *, sensor: str, tell: Tell) -> Outlets:
         state_dir = Path(settings.service.state_dir)
         outlets.append(HecOutlet(settings.hec, state_dir=state_dir, sensor=sensor, waiting=output.waiting, tell=tell))
     return Outlets(outlets)
+
+
+def syslog_of(settings: Settings, sensor: str) -> Syslog:
+    """The receiver of syslog that the settings name. Raises SinkFailed when it is no address."""
+    to = settings.syslog
+    return Syslog(to.address, to.transport, facility=to.facility, form=settings.output.format, sensor=sensor)
+
+
+def receivers(settings: Settings) -> Iterator[str]:
+    """Say where alerts will be sent, without speaking to anyone. Raises SinkFailed for settings that cannot work."""
+    if settings.hec.url:
+        collector = collector_of(settings.hec)
+        later = is_handed_over_later(settings.hec.token_file)
+        if not later:
+            collector.read_token()
+        yield f"alerts to {settings.hec.url}" + (f"; its token, {settings.hec.token_file}, comes from systemd" if later else "")
+    if settings.syslog.address:
+        syslog_of(settings, "")
+        yield f"alerts to syslog at {settings.syslog.address} over {settings.syslog.transport}"
 
 
 def open_appending(path: Path) -> io.FileIO:

@@ -32,7 +32,7 @@ from sensor.service_http import parse_address
 from sensor.service_learn import Learner
 from sensor.service_log import Repeats, open_log
 from sensor.service_models import load_models
-from sensor.service_outlets import from_settings
+from sensor.service_outlets import from_settings, receivers
 from sensor.service_queue import FlowQueue
 from sensor.service_record import Recorder
 from sensor.service_scoring import Scoring
@@ -309,6 +309,7 @@ def trial(settings: Settings) -> Iterator[str]:
         Ignored.read(settings.detect.ignore)
         if settings.detect.ignore:
             yield f"list of what never alerts, {settings.detect.ignore}"
+        yield from receivers(settings)
     except REFUSALS as refused:
         raise Refused(str(refused)) from refused
     except OSError as error:

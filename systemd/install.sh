@@ -83,7 +83,7 @@ put_files() {
         echo "$BINDIR/${command##*/}" >>"$new/share/netseq/installed"
     done
     if [ -d plugins ]; then cp -R plugins "$new/share/netseq/"; fi
-    cp systemd/gpu.conf systemd/sensor.toml "$new/share/netseq/"
+    cp systemd/gpu.conf systemd/receivers.conf systemd/sensor.toml "$new/share/netseq/"
     cp systemd/logrotate/netseq "$new/share/netseq/logrotate"
     settle sensor.toml "$config"
     settle logrotate "$rotation"

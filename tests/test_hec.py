@@ -17,7 +17,7 @@ from test_service_outlets import Told, alerts, scores, until
 from test_sinks import ALERT
 
 from sensor import config, service_hec
-from sensor.service_outlets import Outlets, from_settings
+from sensor.service_outlets import Outlets, from_settings, receivers
 from sensor.sinks import hec, spool
 from sensor.sinks.jsonl import line_of
 from sensor.sinks.lines import SinkFailed
@@ -372,6 +372,21 @@ def test_a_name_without_a_folder_is_a_credential_of_systemd(tmp_path: Path, monk
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert hec.credential("hec-token") == tmp_path / "hec-token"
     assert hec.credential("/etc/token") == Path("/etc/token")
+
+
+def test_a_check_tells_where_alerts_go_and_leaves_a_token_of_systemd_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = ["hec.url=https://splunk.example:8088", "syslog.address=192.0.2.1:514"]
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert list(receivers(config.load(None, changes))) == [
+        "alerts to https://splunk.example:8088; its token, hec-token, comes from systemd",
+        "alerts to syslog at 192.0.2.1:514 over tcp",
+    ]
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    with pytest.raises(SinkFailed, match="hec-token: No such file"):
+        list(receivers(config.load(None, changes)))
 
 
 def test_a_spool_gives_the_disk_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,19 @@ def test_a_gpu_costs_little_of_that(tmp_path: Path) -> None:
     assert judged.returncode == 0, judged.stdout
 
 
+@needs_systemd
+def test_receivers_on_other_machines_are_a_drop_in_that_systemd_accepts(tmp_path: Path) -> None:
+    """As it is put beside the unit, with a token; what may be reached then is what it names."""
+    unit, receivers = tmp_path / "netseq-sensor.service", tmp_path / "netseq-sensor.service.d" / "receivers.conf"
+    unit.write_text((SYSTEMD / unit.name).read_text().replace("/opt/netseq/bin", str(Path(sys.executable).parent)))
+    receivers.parent.mkdir()
+    shutil.copy(SYSTEMD / receivers.name, receivers)
+    verified = said("systemd-analyze", "verify", "--man=no", str(unit))
+    assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+    assert directives(receivers)["LoadCredential"] == [f"{config.Hec().token_file}:/etc/netseq/hec-token"]
+    assert directives(receivers)["IPAddressAllow"]
+
+
 def test_the_sensor_has_one_capability() -> None:
     unit = directives(SYSTEMD / "netseq-sensor.service")
     assert unit["AmbientCapabilities"] == unit["CapabilityBoundingSet"] == ["CAP_NET_RAW"]

@@ -31,6 +31,8 @@ SOURCETYPE = "netseq:alert:json"
 """What plugins/splunk/TA-netseq knows."""
 BAD_DATA = {5, 6, 12, 13, 15}
 """Codes that Splunk gives with 400 where an event itself is the trouble; others are about token, index or channel."""
+CREDENTIALS = "CREDENTIALS_DIRECTORY"
+"""Where systemd tells a service the folder of its credentials."""
 ANSWER_BYTES = 64 << 10
 """What is read of an answer: Splunk's have some hundred bytes."""
 
@@ -81,7 +83,7 @@ class Collector:
     """The collector at `url`, asked over a connection that lasts from `connect` to `hang_up`.
 
     `token_file` is read at each `connect`, so that a new token needs no restart. `ca_file` holds the certificates to check
-    with, "" asks the system's. Raises SinkFailed for an address or files that cannot be used.
+    with, "" asks the system's. Raises SinkFailed for an address or certificates that cannot be used.
     """
 
     def __init__(self, url: str, *, token_file: str, ca_file: str, timeout_s: float) -> None:
@@ -100,13 +102,12 @@ class Collector:
             raise SinkFailed(f"hec.url: {url}: expected https://HOST:PORT, such as https://splunk.example:8088")
         self._path = parts.path if parts.path.strip("/") else PATH
         self._tls = _trusting(ca_file) if parts.scheme == "https" else None
-        self._read_token()
 
     def connect(self) -> None:
         """Open the connection, unless it is open. Raises SinkFailed."""
         if self._connection is not None:
             return
-        self._read_token()
+        self.read_token()
         connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
         if self._tls:
             connection = http.client.HTTPSConnection(self._host, self._port, timeout=self._timeout_s, context=self._tls)
@@ -149,7 +150,8 @@ class Collector:
             with contextlib.suppress(OSError):  # it has just ended by itself
                 socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)  # TLS's own would pull the layer from under `post`
 
-    def _read_token(self) -> None:
+    def read_token(self) -> None:
+        """Read the token. Raises SinkFailed."""
         try:
             token = self._token_file.read_text(encoding="ascii").strip()
         except (OSError, UnicodeDecodeError) as error:
@@ -162,8 +164,13 @@ class Collector:
 
 def credential(name: str) -> Path:
     """Find the file of a token: a name without a folder is what systemd handed over (LoadCredential)."""
-    folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    folder = os.environ.get(CREDENTIALS, "")
     return Path(folder) / name if folder and "/" not in name else Path(name)
+
+
+def is_handed_over_later(name: str) -> bool:
+    """Tell whether a token comes from systemd, and this process was not started by it: there is nothing to read yet."""
+    return "/" not in name and CREDENTIALS not in os.environ and not Path(name).exists()
 
 
 def meaning(status: int, body: bytes, retry_after: str = "") -> Answer:
