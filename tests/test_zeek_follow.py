@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sensor.sources import zeek_follow, zeek_tail
+from sensor.sources import lines, zeek_follow, zeek_tail
 from sensor.sources.faults import NotAConnLog
 from sensor.sources.zeek_follow import SINCE, ConnLogFollower
 
@@ -303,7 +303,7 @@ def test_a_log_that_becomes_something_else_is_counted_line_by_line(path: Path) -
 
 
 def test_a_line_without_end_takes_no_memory_and_costs_no_other(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zeek_tail, "LINE_BYTES", 10_000)
+    monkeypatch.setattr(lines, "LINE_BYTES", 10_000)
     monkeypatch.setattr(zeek_tail, "READ_BYTES", 4_000)
     path.write_text(header() + rows(1) + "x" * 50_000 + "\n" + rows(2) + "y" * 30_000)
     following = Following(path)

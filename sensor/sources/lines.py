@@ -18,6 +18,8 @@ from sensor.sources.unpack import Origin, unpacked
 
 READ_BYTES = 1 << 20
 """Read at a time: large enough that a block's columns are worth converting at once, small enough to stay in cache."""
+LINE_BYTES = 4 << 20
+"""Longer lines are passed over: Zeek cuts its fields at 4 KiB from 8.1 on, and a file without any line would fill memory."""
 KEPT = 100
 """Damages that are kept with line and reason; all are counted."""
 
@@ -97,6 +99,33 @@ def head_of(path: Path) -> bytes:
         return next(_pieces(Origin(raw)), b"").replace(b"\r\n", b"\n")
 
 
+class Cutter:
+    """Whole lines out of pieces of a file, with the number of the first one. Lines that are too long are counted as damage."""
+
+    def __init__(self, name: str, damages: Damages) -> None:
+        self.rest = b""
+        """The beginning of a line whose end has not come."""
+        self.line = 1
+        """The number of that line."""
+        self._name = name
+        self._damages = damages
+        self._passing = False
+        """In the middle of a line that is too long."""
+
+    def feed(self, piece: bytes) -> tuple[int, bytes]:
+        """(number of the first line, the lines that ended with this piece). CRLF is read as LF."""
+        whole, end, rest = (self.rest + piece).rpartition(b"\n")
+        first = self.line
+        self.line += whole.count(b"\n") + len(end)
+        if self._passing and end:
+            first, whole, self._passing = first + 1, whole.partition(b"\n")[2], False
+        if len(rest) > LINE_BYTES and not self._passing:
+            self._damages.add("length", self._name, self.line, f"a line longer than {LINE_BYTES} bytes")
+            self._passing = True
+        self.rest = b"" if self._passing else rest
+        return first, whole if b"\r" not in whole else whole.replace(b"\r\n", b"\n").removesuffix(b"\r")
+
+
 class LineFile:
     """Blocks of whole lines of one file. `bytes_read` counts the file's own bytes, compressed ones where it is compressed."""
 
@@ -107,7 +136,7 @@ class LineFile:
 
     def blocks(self) -> Iterator[tuple[int, bytes]]:
         """(number of the first line, bytes of whole lines); the last line may lack its end. CRLF is read as LF."""
-        line, rest = 1, b""
+        cutter = Cutter(str(self.path), self._damages)
         with self.path.open("rb", buffering=0) as raw:
             origin = Origin(raw)
             pieces = _pieces(origin)
@@ -115,17 +144,16 @@ class LineFile:
                 try:
                     piece = next(pieces, None)
                 except Broken as broken:
-                    self._damages.add("compression", str(self.path), line, str(broken))
+                    self._damages.add("compression", str(self.path), cutter.line, str(broken))
                     piece = None
                 self.bytes_read = origin.taken_bytes
                 if piece is None:
                     break
-                whole, end, rest = (rest + piece).rpartition(b"\n")
-                if end:
-                    yield line, whole if b"\r" not in whole else whole.replace(b"\r\n", b"\n").removesuffix(b"\r")
-                    line += whole.count(b"\n") + 1
-        if rest:
-            yield line, rest.removesuffix(b"\r")
+                first, whole = cutter.feed(piece)
+                if whole:
+                    yield first, whole
+        if cutter.rest:
+            yield cutter.line, cutter.rest.removesuffix(b"\r")
 
 
 def _pieces(origin: Origin) -> Iterator[bytes]:

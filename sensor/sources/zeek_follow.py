@@ -108,7 +108,7 @@ class ConnLogFollower:
         """What was counted so far, by the names of `sensor.metrics`."""
         counted = Counter(self._skipped)
         if tail := self._tail:
-            counted.update(tail.damages.counts)
+            counted.update(dict(tail.damages.counts))  # a copy: another thread counts
         return {f"rows_skipped.{reason}": rows for reason, rows in counted.items()} | {"files_skipped": self._refused_files}
 
     def __iter__(self) -> Iterator[FlowBatch]:

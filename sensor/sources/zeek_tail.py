@@ -17,7 +17,7 @@ from typing import NamedTuple
 from sensor.sources.columns import AddressBook
 from sensor.sources.faults import Broken
 from sensor.sources.finished import Finished
-from sensor.sources.lines import Damages
+from sensor.sources.lines import Cutter, Damages
 from sensor.sources.unpack import Inflow, Origin, unpacked
 from sensor.sources.zeek import UID_BYTES
 from sensor.sources.zeek_conns import connections
@@ -27,8 +27,6 @@ READ_BYTES = 1 << 20
 """Read at a time, as whole logs are."""
 HEAD_BYTES = 1 << 16
 """Looked at to know a log: header and first connection have a few thousand."""
-LINE_BYTES = 4 << 20
-"""Zeek's own limit of a field is 4 KiB from 8.1 on; longer lines than this are passed over."""
 
 
 class Look(NamedTuple):
@@ -47,7 +45,7 @@ class Look(NamedTuple):
 def finished_of(block: bytes, first: int, header: Header, path: str, damages: Damages, book: AddressBook) -> Iterator[Finished]:
     """The connections of whole lines, as they lie; TSV under `header`, which takes up what header lines say."""
     blocks = [(first, block)]
-    tables = read_json(blocks, path, damages) if block[:1] == b"{" else read_tsv(blocks, path, damages, header)
+    tables = read_json(blocks, path, damages) if block.lstrip()[:1] == b"{" else read_tsv(blocks, path, damages, header)
     for columns, numbers in tables:
         conns, uids = connections(columns, book), columns.names("uid", UID_BYTES)
         keep = columns.good(damages, path, numbers)
@@ -80,7 +78,8 @@ def look(head: bytes, else_us: int) -> Look | None:
         refusal = damages.first[0].reason if damages.first else None
     if not head.lstrip().startswith((b"#", b"{")):
         refusal = "it begins with neither Zeek's header (#separator) nor JSON"
-    return Look(hashlib.sha256(head[:end]).hexdigest()[:32], else_us if begin_us is None else begin_us, header, refusal)
+    begin_us = else_us if begin_us is None else min(begin_us, else_us)  # no log begins after its last write
+    return Look(hashlib.sha256(head[:end]).hexdigest()[:32], begin_us, header, refusal)
 
 
 def look_into(path: Path, *, finished: bool) -> Look | None:
@@ -108,12 +107,11 @@ def _filled(inflow: Inflow, most: int) -> bytes:
 class Tail:
     """The lines of an open log from byte `offset` (unpacked) on; `look` is what is known of it, and needed where it goes on.
 
-    Raises OSError and Broken, here and when it reads. `offset` counts what was handed over, up to the end of a whole line.
+    Raises OSError and Broken, here and when it reads.
     """
 
     def __init__(self, path: Path, offset: int = 0, known: Look | None = None) -> None:
         self.path = path
-        self.offset = offset
         self.known = known
         """Set as soon as there is a connection to know it by."""
         self.damages = Damages()
@@ -121,9 +119,8 @@ class Tail:
         """Damages that were told."""
         self._name = str(path) if not offset else f"{path} from byte {offset} on"
         self._header = copy.copy(known.header) if known else Header()
-        self._line = 1
-        self._rest = b""
-        self._passing = False  # in the middle of a line that is too long
+        self._cutter = Cutter(self._name, self.damages)
+        self._begin, self._read = offset, 0
         self._raw = path.open("rb", buffering=0)
         try:
             self._inflow = self._opened()
@@ -133,13 +130,18 @@ class Tail:
             self._raw.close()
             raise
 
+    @property
+    def offset(self) -> int:
+        """Up to where the log was read: the end of the last whole line."""
+        return self._begin + self._read - len(self._cutter.rest)
+
     def _opened(self) -> Inflow | None:
         """Go to where reading begins; None for a plain log, which is read as it grows, with nothing between."""
         inflow, packing = unpacked(Origin(self._raw))
         if not packing:
-            self._raw.seek(self.offset)
+            self._raw.seek(self._begin)
             return None
-        left = self.offset
+        left = self._begin
         while left and (came := len(_filled(inflow, min(left, READ_BYTES)))):
             left -= came
         return inflow
@@ -176,34 +178,20 @@ class Tail:
         if not piece:
             return None
         self.seen()
-        whole, end, rest = (self._rest + piece).rpartition(b"\n")
-        self.offset += len(whole) + len(end)
-        if self._passing:
-            whole = whole.partition(b"\n")[2]
-            self._line += 1 if end else 0
-            self._passing = not end
-        elif len(rest) > LINE_BYTES:
-            number = self._line + (whole.count(b"\n") + 1 if end else 0)
-            self.damages.add("length", self._name, number, f"longer than {LINE_BYTES} bytes")
-            self._passing = True
-        if self._passing:
-            self.offset += len(rest)
-        self._rest = b"" if self._passing else rest
-        return self._finished(whole, book)
+        self._read += len(piece)
+        first, whole = self._cutter.feed(piece)
+        return self._finished(first, whole, book)
 
     def drop(self) -> None:
         """Forget a line that was cut: half of it may look whole."""
-        self._rest = b""
+        self._cutter.rest = b""
 
     def last(self, book: AddressBook) -> Iterator[Finished]:
         """The connections of the last line of a log that will grow no more, if it has no end."""
-        whole, self._rest = self._rest, b""
-        self.offset += len(whole)
-        return self._finished(whole, book)
+        whole, self._cutter.rest = self._cutter.rest, b""
+        return self._finished(self._cutter.line, whole, book)
 
-    def _finished(self, whole: bytes, book: AddressBook) -> Iterator[Finished]:
+    def _finished(self, first: int, whole: bytes, book: AddressBook) -> Iterator[Finished]:
         """The connections of whole lines."""
         if whole:
-            block = whole.replace(b"\r\n", b"\n").removesuffix(b"\r") if b"\r" in whole else whole
-            yield from finished_of(block, self._line, self._header, self._name, self.damages, book)
-            self._line += whole.count(b"\n") + 1
+            yield from finished_of(whole, first, self._header, self._name, self.damages, book)
