@@ -220,12 +220,15 @@ def test_a_collector_that_does_not_answer_is_given_up_after_the_time_that_is_set
     assert outlets.close(5)
 
 
-def test_a_collector_that_answers_drop_by_drop_has_no_more_time(tmp_path: Path, collector: Collector) -> None:
+@pytest.mark.parametrize("length", [["Content-Length", "1000"], ["Connection", "close"]])
+def test_a_collector_that_answers_drop_by_drop_has_no_more_time(
+    tmp_path: Path, collector: Collector, length: list[str]
+) -> None:
     over = threading.Event()
 
     def drips(handler: Handler, _: list[Event]) -> Answer | None:
         handler.send_response(200)
-        handler.send_header("Content-Length", "1000")
+        handler.send_header(*length)
         handler.end_headers()
         while not over.wait(0.05):
             handler.wfile.write(b" ")

@@ -90,6 +90,7 @@ class Collector:
         self._token_file = credential(token_file)
         self._timeout_s = timeout_s
         self._connection: http.client.HTTPConnection | None = None
+        self._socket: socket.socket | None = None  # its own lets go of it before an answer without a length is read
         self._token = ""
         self._channel = str(uuid.uuid4())  # a token with indexer acknowledgement takes nothing without one
         self.url = url
@@ -116,7 +117,7 @@ class Collector:
         except (OSError, UnicodeError, http.client.HTTPException) as error:
             connection.close()
             raise SinkFailed(f"{self.url}: {reason(error)}") from error
-        self._connection = connection
+        self._connection, self._socket = connection, connection.sock
 
     def post(self, lines: Sequence[bytes]) -> Answer:
         """Send events as one batch. Raises SinkFailed when no answer came: then nobody knows whether they were taken."""
@@ -141,14 +142,14 @@ class Collector:
         """Close the connection."""
         if self._connection is not None:
             self._connection.close()
-            self._connection = None
+            self._connection = self._socket = None
 
     def give_up(self) -> None:
         """From another thread: end what `post` waits for, which then fails."""
-        connection = self._connection
-        if connection is not None and isinstance(connection.sock, socket.socket):
+        waited_for = self._socket
+        if waited_for is not None:
             with contextlib.suppress(OSError):  # it has just ended by itself
-                socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)  # TLS's own would pull the layer from under `post`
+                socket.socket.shutdown(waited_for, socket.SHUT_RDWR)  # TLS's own would pull the layer from under `post`
 
     def read_token(self) -> None:
         """Read the token. Raises SinkFailed."""
