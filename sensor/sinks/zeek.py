@@ -159,8 +159,8 @@ class ZeekAlerts:
         except zmq.ZMQError as error:
             self._end(linger_ms=0)
             raise SinkFailed(
-                f"cannot send alerts to Zeek at {self._address!r}: {zmq.strerror(error.errno or 0)}; expected an address such as "
-                "tcp://127.0.0.1:5556, and CURVE keys of 40 characters (Z85)"
+                f"cannot send alerts to Zeek at {self._address!r}: {zmq.strerror(error.errno or 0)}; expected an address such "
+                "as tcp://127.0.0.1:5556, and CURVE keys of 40 characters (Z85)"
             ) from error
 
     def _take(self, frame: bytes) -> None:
