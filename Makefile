@@ -79,6 +79,7 @@ splunk-appinspect: $(APPINSPECT)/installed
 $(APPINSPECT)/installed:
 	@test -x $(APPINSPECT)/bin/python || $(PYTHON) -m venv $(APPINSPECT)
 	@$(APPINSPECT)/bin/python -m pip install --quiet --disable-pip-version-check splunk-appinspect==4.3.1
+	@$(APPINSPECT)/bin/splunk-appinspect list version >/dev/null || { echo "it also needs libmagic (Debian: libmagic1)"; exit 1; }
 	@touch $@
 
 clean:

@@ -53,9 +53,6 @@ class HecOutlet(Outlet):
         """Alerts in memory and on disk that the collector does not have."""
         return super().waiting + (self._sender.spool.waiting if self._sender else 0)
 
-    def reopen(self) -> None:
-        """Nothing to do: no one renames the files of the spool."""
-
     def work(self, now_s: float) -> None:
         """Bring what waits in memory to the disk, and keep the sender going."""
         super().work(now_s)

@@ -88,8 +88,8 @@ class Outlet:
         self._opened = self._open_sink()
 
     def reopen(self) -> None:
-        """Close the file, which was renamed, and begin the one of that name anew."""
-        if self._opened is not None:
+        """Close the file, which was renamed, and begin the one of that name anew; what is no file goes on."""
+        if self._opened is not None and self._opened.stream is not None:
             self._sync()
             self.lost += self._opened.close()
             self._opened = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import io
 import json
 import re
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from test_sinks import ALERT
 
 from sensor import config
-from sensor.commands import replay
+from sensor.commands import outlets, replay
 from sensor.schema import Alert
 from sensor.service_degraded import degraded
 from sensor.sinks import ecs, eve
@@ -195,3 +197,17 @@ def test_the_settings_and_the_command_know_every_form() -> None:
     assert set(kind.__args__) == set(FORMS)
     (option,) = [one for one in replay.parser()._actions if "--format" in one.option_strings]
     assert set(option.choices or ()) == set(FORMS)
+
+
+@pytest.mark.parametrize(("form", "key"), [("netseq", "ts"), ("ecs", "@timestamp"), ("eve", "timestamp")])
+def test_the_file_of_a_replay_has_the_names_that_were_asked_for(tmp_path: Path, form: str, key: str) -> None:
+    arguments = argparse.Namespace(output=tmp_path, json=False, notice=False)
+    with contextlib.ExitStack() as stack:
+        for outlet in outlets.open_outlets(arguments, config.load(None, [f"output.format={form}"]), stack)[:1]:
+            outlet.write([ALERT])
+    assert next(iter(json.loads((tmp_path / "alerts.jsonl").read_text()))) == key
+
+
+def test_a_format_for_no_json_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    assert replay.main(["--format", "ecs", "nowhere.pcap"]) == 2
+    assert "add --json or --output DIR" in capfd.readouterr().err

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,6 +135,32 @@ def test_a_restart_in_an_outage_loses_nothing(tmp_path: Path) -> None:
     outlets = outlets_of(tmp_path, server.url, Told())
     outlets.hand(alerts(41)[40:])
     until(lambda: len(server.taken) == 41)  # and nothing came twice
+    assert outlets.close(5)
+    server.stop()
+
+
+ENDLESS = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_hec import outlets_of
+from test_service_outlets import Told, alerts
+outlets = outlets_of(Path(sys.argv[2]), sys.argv[3], Told())
+outlets.hand(alerts(300))
+time.sleep(60)
+"""
+
+
+def test_a_sensor_that_is_killed_loses_no_alert_that_is_on_disk(tmp_path: Path) -> None:
+    port = unused_port()
+    command = [sys.executable, "-c", ENDLESS, str(Path(__file__).parent), str(tmp_path), f"http://127.0.0.1:{port}"]
+    with subprocess.Popen(command) as killed:
+        until(lambda: kept_lines(tmp_path) == 300)
+        killed.kill()
+    server = Collector(port=port)
+    outlets = outlets_of(tmp_path, server.url, Told())
+    until(lambda: len(server.taken) == 300)
+    assert server.scores() == numbers(300)
     assert outlets.close(5)
     server.stop()
 

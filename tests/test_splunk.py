@@ -49,8 +49,8 @@ def pack(folder: Path, app: Path = APP) -> Path:
 
 
 def inspector() -> str:
-    found = ROOT / ".venv-splunk" / "bin" / "splunk-appinspect"
-    path = str(found) if found.exists() else shutil.which("splunk-appinspect")
+    made = ROOT / ".venv-splunk"
+    path = str(made / "bin" / "splunk-appinspect") if (made / "installed").exists() else shutil.which("splunk-appinspect")
     if path is None:
         pytest.skip("splunk-appinspect is not installed (make splunk-appinspect)")
     return path

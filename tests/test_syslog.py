@@ -218,6 +218,19 @@ def test_an_alert_that_no_datagram_holds_is_counted_and_the_next_one_sent(datagr
         sink(transport="udp").write([msgspec.structs.replace(ALERT, msg="x" * 70_000)])
 
 
+def test_a_signal_for_renamed_files_leaves_the_connection_as_it_is() -> None:
+    receiver = Receiver()
+    outlets = outlets_of(receiver.port, Told())
+    outlets.hand(alerts(1))
+    until(lambda: len(receiver.messages()) == 1)
+    outlets.reopen()
+    outlets.hand(alerts(2)[1:])
+    until(lambda: len(receiver.messages()) == 2)
+    assert len(receiver.streams) == 1
+    assert outlets.close(5)
+    receiver.stop()
+
+
 def test_a_stream_counts_its_octets() -> None:
     receiver = Receiver()
     outlets = outlets_of(receiver.port, Told())

@@ -98,6 +98,8 @@ def check(arguments: argparse.Namespace) -> None:
     """Refuse what cannot work before anything slow begins. Raises Misuse."""
     if not arguments.files:
         raise Misuse("no FILE given: name a capture, a folder of captures, a conn.log, or - for standard input")
+    if arguments.format and not (arguments.json or arguments.output):
+        raise Misuse("--format says which names JSON has, and no JSON is asked for: add --json or --output DIR")
     if arguments.json and arguments.notice and not arguments.output:
         raise Misuse("--json and --notice would both write to standard output: add --output DIR")
     check_inputs(NAME, arguments.files)

@@ -47,10 +47,10 @@ class Stream:
         """Take a message: send it, or the beginning of it. Raises SinkFailed when not even that could be done."""
         self._push()
         self._kept.append(message)
-        before = sum(map(len, self._kept)) - len(message)
         try:
             self._push()
         except SinkFailed:
+            before = sum(map(len, self._kept)) - len(message)
             if self._sent > before:  # the rest follows, on this connection or all of it on another
                 return
             self._kept.pop()
