@@ -189,6 +189,7 @@ def test_an_outage_loses_nothing_and_the_queues_end_is_counted() -> None:
     outlet.take(numbers[:2])
     proxy.until(lambda: not waiting())
     assert [proxy.receive()[0] for _ in range(2)] == [TOPIC] * 2
+    said.clear()
     proxy.end()
     end_s = time.monotonic() + WAIT_S
     outlet.take(numbers[2:3])
