@@ -3,14 +3,10 @@
 One thread owns the judge, for the state of all conversations lies in it. What others want of it (a copy of the state, another
 judge after a reload) they hand over as a call, which runs between two batches. Its heartbeat is what the watchdog
 is fed from: it comes round twice a second although no flow comes.
-
-It yields the processor to capture: flows that wait here are shed by a rule and told of, packets are lost in the kernel.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import queue
 import threading
 import time
@@ -28,10 +24,6 @@ from sensor.service_queue import FlowQueue
 
 ROUND_S = 0.5
 """How long the thread waits for a batch before it comes round."""
-YIELDS = 5
-"""By which the thread is nicer than the rest. Where capture, scoring and a sender of 60-byte SYNs at top speed shared two
-cores, 800,000 of them a second were read with it and 550,000 to 590,000 without. The price: where ordinary traffic took both
-cores whole (870,000 packets a second), half of the batches waited 250 ms for their verdict and not 25 ms."""
 ALERTED_MOST = 4096
 """Alerted conversations that the queue is told of; of more, the latest."""
 
@@ -93,7 +85,6 @@ class Scoring:
 
     def _run(self) -> None:
         try:
-            _yield_to_others()
             while True:
                 self.beat_s = time.monotonic()
                 self._run_calls()
@@ -125,10 +116,3 @@ class Scoring:
         since_us = int(self._alerted["last_us"].max()) - round(self.quiet_s * 1e6)
         self._alerted = self._alerted[self._alerted["last_us"] >= since_us]
         self._flows.know_alerted(self._alerted)
-
-
-def _yield_to_others() -> None:
-    """Make this thread nicer; on Linux a thread has a niceness of its own."""
-    thread = threading.get_native_id()
-    with contextlib.suppress(OSError):  # where it has none, or may not be changed, threads compete as equals
-        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + YIELDS)
