@@ -17,42 +17,34 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args, get_origin, get_type_hints
 
 import msgspec
-from msgspec import Meta
+
+from sensor.config_kinds import (
+    Budget,
+    Close,
+    Count,
+    Days,
+    Device,
+    Facility,
+    Mebibytes,
+    Patience,
+    Ports,
+    Probability,
+    Quiet,
+    Rows,
+    Seconds,
+    Section,
+    Slots,
+    Threads,
+    Tunnel,
+)
+from sensor.config_zeek import Zeek
 
 # A TOML table: what is inside is any TOML value until msgspec has checked it against the structs.
 Table: TypeAlias = dict[str, Any]
 
-Tunnel = Literal["vlan", "mpls", "pppoe", "gre", "ipip", "6in4", "vxlan", "geneve", "gtpu"]
-"""Layers that decode can look through. Teredo is not one of them: it stays plain UDP."""
-
-
-Seconds = Annotated[float, Meta(gt=0, le=30 * 86_400)]
-Quiet = Annotated[float, Meta(ge=0, le=30 * 86_400)]
-Slots = Annotated[int, Meta(ge=64, le=1 << 26)]
-Rows = Annotated[int, Meta(ge=1, le=1 << 20)]
-Probability = Annotated[float, Meta(gt=0, le=1)]
-Threads = Annotated[int, Meta(ge=1, le=1024)]
-Budget = Annotated[float, Meta(gt=0, le=1e6)]
-Count = Annotated[int, Meta(ge=1, le=10**9)]
-Ports = Annotated[int, Meta(ge=1, le=65_535)]
-Mebibytes = Annotated[int, Meta(ge=1, le=1 << 24)]
-Days = Annotated[float, Meta(ge=0, le=365)]
-Patience = Annotated[float, Meta(gt=0, le=600)]
-Facility = Literal[
-    "user", "daemon", "auth", "authpriv", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7"
-]
-Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
-
-
-Close = Literal["both", "first-fin"]
-
 
 class ConfigError(ValueError):
     """The settings cannot be used; `str(error)` is the one line for the user."""
-
-
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What all sections share: they are frozen, and know exactly their own keys."""
 
 
 class Source(Section, frozen=True):
@@ -211,6 +203,7 @@ class Settings(Section, frozen=True):
 
     source: Source = Source()
     capture: Capture = Capture()
+    zeek: Zeek = Zeek()
     decode: Decode = Decode()
     flows: Flows = Flows()
     statistics: Statistics = Statistics()
