@@ -268,3 +268,13 @@ def test_damages_of_a_block_are_told_with_their_lines() -> None:
     [(columns, numbers)] = zeek_text.read_tsv([(1, block)], "conn.log", damages)
     assert (columns.rows, numbers.tolist()) == (1, [4])
     assert [damage.line for damage in damages.first] == [2, 6]
+
+
+def test_an_empty_mark_of_unset_fields_and_lines_of_nothing_are_read() -> None:
+    fields = "#unset_field\t\n#fields\tts\tid.orig_h\tid.orig_p\tid.resp_h\tid.resp_p\tproto\tduration\n"
+    rows = "\n" * 5000 + "1.0\t1.2.3.4\t5\t1.2.3.5\t6\tudp\t\n" + "x\n" * 50 + "2.0\t1.2.3.4\t5\t1.2.3.5\t6\tudp\t1.5\n\n#close"
+    damages = Damages()
+    [(columns, numbers)] = zeek_text.read_tsv([(1, (fields + rows).encode())], "conn.log", damages)
+    assert numbers.tolist() == [5003, 5054]
+    assert columns.microseconds("duration", float, default=0.0, limit_s=TIME_LIMIT_S).tolist() == [0, 1_500_000]
+    assert damages.counts == {"columns": 50}

@@ -1,8 +1,12 @@
 """The text forms of a Zeek log: lines of TSV or JSON to columns.
 
-Only what conn.log needs of them. TSV takes its conventions (separator, mark of an unset field, names) from the header, which
-may come again in the middle of a file when logs were concatenated; JSON may be flat ("id.orig_h") or nested ({"id": {...}}),
-with unset fields left out or null. `zeek` makes connections of the columns.
+Only what conn.log needs of them, as places of cells in a block of bytes: `zeek_kernel` finds them, `zeek_cells` reads them,
+and no object is made of a connection. A line of JSON that the kernel's scanner does not understand goes through msgspec, and
+comes back as the text of its cells behind the block.
+
+TSV takes its conventions (separator, mark of an unset field, names) from the header, which may come again in the middle of a
+file when logs were concatenated; JSON may be flat ("id.orig_h") or nested ({"id": {...}}), with unset fields left out or
+null. `zeek_conns` makes connections of the columns.
 """
 
 from __future__ import annotations
@@ -137,8 +141,9 @@ def _run(header: Header, text: bytes, first: int, path: str, damages: Damages) -
     separator = header.separator
     if len(separator) > 1:
         text, separator = text.replace(separator, STAND_IN), STAND_IN
-    begins, ends = np.full((len(USED), lines), -1, np.int32), np.empty((len(USED), lines), np.int32)
-    numbers, faults = np.empty(lines, np.int64), np.empty((lines, 2), np.int64)
+    most = min(lines, len(text) // len(header.fields) + 1) + 1  # a row has a sign for each column; one more is tried
+    begins, ends = np.full((len(USED), most), -1, np.int32), np.empty((len(USED), most), np.int32)
+    numbers, faults = np.empty(most, np.int64), np.empty((lines, 2), np.int64)
     slots = np.array([_SLOTS.get(name, -1) for name in header.fields], np.int64)
     unset = np.frombuffer(header.unset, np.uint8)
     data = np.frombuffer(text, np.uint8)
