@@ -27,6 +27,8 @@ from sensor.sinks.jsonl import Line, line_of
 from sensor.sinks.lines import SinkFailed
 
 PATH = "/services/collector/event"
+PORTS = {"https": 443, "http": 80}
+"""Where no port is named; always told to http.client, which would look for one in an IPv6 address."""
 SOURCETYPE = "netseq:alert:json"
 """What plugins/splunk/TA-netseq knows."""
 BAD_DATA = {5, 6, 12, 13, 15}
@@ -96,10 +98,10 @@ class Collector:
         self.url = url
         try:
             parts = urlsplit(url)
-            self._host, self._port = parts.hostname or "", parts.port
+            self._host, self._port = parts.hostname or "", parts.port or PORTS.get(parts.scheme, 0)
         except ValueError as error:
             raise SinkFailed(f"hec.url: {url}: {error}") from None
-        if parts.scheme not in {"https", "http"} or not self._host or parts.username or parts.query:
+        if parts.scheme not in PORTS or not self._host or parts.username or parts.query:
             raise SinkFailed(f"hec.url: {url}: expected https://HOST:PORT, such as https://splunk.example:8088")
         self._path = parts.path if parts.path.strip("/") else PATH
         self._tls = _trusting(ca_file) if parts.scheme == "https" else None
