@@ -408,7 +408,7 @@ def test_a_name_without_a_folder_is_a_credential_of_systemd(tmp_path: Path, monk
 def test_an_ipv6_address_needs_no_port(tmp_path: Path) -> None:
     (tmp_path / "token").write_text(TOKEN)
     asked = hec.Collector("http://[::1]", token_file=str(tmp_path / "token"), ca_file="", timeout_s=5)
-    with pytest.raises(SinkFailed, match="refused|assign|unreachable"):  # the second and third where there is no IPv6
+    with pytest.raises(SinkFailed, match=r"refused|assign|unreachable"):  # the second and third where there is no IPv6
         asked.connect()
 
 
