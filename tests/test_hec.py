@@ -386,6 +386,10 @@ def test_a_collector_that_asks_for_time_is_given_it() -> None:
     [
         ("hec.url=splunk:8088", "expected https://HOST:PORT"),
         ("hec.url=ftp://splunk:8088", "expected https://HOST:PORT"),
+        ("hec.url=https://:8088", "expected https://HOST:PORT"),
+        ("hec.url=https://spl unk:8088", "expected https://HOST:PORT"),
+        ("hec.url=https://splunk:8088/ü", "expected https://HOST:PORT"),
+        ("hec.url=https://me:secret@splunk:8088", "expected https://HOST:PORT"),
         ("hec.url=https://splunk:eight", "Port could not be cast"),
         ("hec.token_file=/nowhere/token", "/nowhere/token: No such file"),
         ("hec.token_file=/dev/null", "expected the token and nothing else"),

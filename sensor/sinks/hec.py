@@ -101,7 +101,8 @@ class Collector:
             self._host, self._port = parts.hostname or "", parts.port or PORTS.get(parts.scheme, 0)
         except ValueError as error:
             raise SinkFailed(f"hec.url: {url}: {error}") from None
-        if parts.scheme not in PORTS or not self._host or parts.username or parts.query:
+        spelled = url.isascii() and url.isprintable() and " " not in url
+        if not spelled or parts.scheme not in PORTS or not self._host or parts.username or parts.query:
             raise SinkFailed(f"hec.url: {url}: expected https://HOST:PORT, such as https://splunk.example:8088")
         self._path = parts.path if parts.path.strip("/") else PATH
         self._tls = _trusting(ca_file) if parts.scheme == "https" else None
