@@ -42,8 +42,10 @@ class Writer(threading.Thread):
 
     def ask(self, *, reopen: bool = False, end: bool = False) -> None:
         """Let it look what there is to do, from any thread."""
-        self._reopen |= reopen
-        self._ending |= end
+        if reopen:  # never written back unasked: several threads come here, and one must not undo what another asked
+            self._reopen = True
+        if end:
+            self._ending = True
         self._wake.set()
 
     def run(self) -> None:
