@@ -18,6 +18,8 @@ from sensor.sources.lines import Damages
 
 ADDRESSES_KEPT = 1_000_000
 """Distinct spellings of addresses remembered; then the memory starts afresh."""
+LONGEST_KEPT = 64
+"""Signs of a spelling that is remembered: an address with its zone has fewer, and what is none may be megabytes long."""
 
 _MAPPED = b"\x00" * 10 + b"\xff\xff"
 """Prefix of IPv4-mapped addresses (RFC 4291, 2.5.5.2)."""
@@ -46,7 +48,8 @@ class AddressBook(dict[bytes | str, bytes]):
                 packed = _MAPPED + socket.inet_pton(socket.AF_INET, name)
         except (OSError, UnicodeEncodeError, ValueError):
             pass
-        self[text] = packed
+        if len(text) <= LONGEST_KEPT:
+            self[text] = packed
         return packed
 
 

@@ -271,7 +271,7 @@ def _decoded(line: bytes, path: str, number: int, damages: Damages) -> _Line | N
     """A line that the scanner did not understand, or None when it is damage."""
     try:
         row = _decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as broken:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as broken:
         damages.add("json", path, number, f"not a connection in JSON: {broken}")
         return None
     lacking = row.lacking()
