@@ -18,6 +18,8 @@ import msgspec
 import pytest
 from test_sinks import ALERT
 
+from sensor.config import load
+from sensor.config_zeek import Zeek
 from sensor.schema import Alert
 from sensor.sinks import notice
 from sensor.sinks.zeek import EVENT, TOPIC, arguments
@@ -191,3 +193,22 @@ def test_the_btest_of_the_input_framework_reads_what_netseq_writes() -> None:
 
 def test_the_table_has_one_header_however_often_it_is_opened() -> None:
     assert table(SWEEP) + table(PING, empty=False) == table(SWEEP, PING)
+
+
+def test_the_settings_on_the_page_are_settings(tmp_path: Path) -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/zeek.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 5
+    for block in blocks:
+        path = tmp_path / "sensor.toml"
+        path.write_text(block)
+        zeek = load(path).zeek
+        assert zeek != Zeek(), block
+
+
+def test_the_table_and_the_bus_are_where_script_and_sensor_say() -> None:
+    page = (ROOT / "docs/zeek.md").read_text(encoding="utf-8")
+    (file,) = set(re.findall(r'input_file = "([^"]+)"', script("netseq-input.zeek")))
+    assert f'input_file = "{file}"' in page
+    (topic,) = re.findall(r'const conn_topic = "([^"]+)"', script("conns.zeek"))
+    assert Zeek().topic == topic
+    assert f'alerts_connect = "{Zeek().alerts_connect}"' in page
