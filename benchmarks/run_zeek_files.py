@@ -2,7 +2,7 @@
 
 The logs are generated: all 22 columns that Zeek 8 writes, hosts as many as a large site has, one row in ten over IPv6, and
 as many unset fields as an office day has. They are written to a folder first and read whole as `netseq-replay` reads them,
-sorting and FLOW rows included. Prints one JSON object: connections per CPU second by form (median, lowest, highest), the
+sorting and FLOW rows included, and as the follower of a growing log reads what lies there. Prints one JSON object: connections per CPU second by form (median, lowest, highest), the
 rows, and the machine's load when it began.
 """
 
@@ -14,7 +14,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -140,25 +140,49 @@ def write(folder: Path, count: int) -> dict[str, Path]:
     return tables
 
 
-def measured(count: int = ROWS, runs: int = RUNS) -> Told:
-    """Read every form `runs` times after one pass that is not timed, the forms in turn; this thread's CPU time counts."""
+def whole(path: Path) -> int:
+    """Read a log as netseq-replay does; returns how many connections came. Raises ValueError for a line that was not read."""
     from sensor.sources.zeek import ConnLogSource  # noqa: PLC0415  # kernels are imported after their cache folder is chosen
 
+    source = ConnLogSource([path])
+    got = sum(len(batch.flows) for batch in source)
+    if source.damages:
+        raise ValueError(f"{path}: {source.damages[0]}")
+    return got
+
+
+def followed(path: Path) -> int:
+    """Read a log as a running sensor does that finds it there, up to its present end."""
+    from sensor.sources.zeek_follow import ConnLogFollower  # noqa: PLC0415  # as above
+
+    follower = ConnLogFollower(path, tell=lambda event, line: None, wait_s=0.001)
+    got = 0
+    for batch in follower:
+        got += len(batch.flows)
+        if not len(batch.flows):
+            follower.stop()
+    follower.close()
+    return got
+
+
+def measured(count: int = ROWS, runs: int = RUNS) -> Told:
+    """Read every form `runs` times after one pass that is not timed, the forms in turn; this thread's CPU time counts."""
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as place:
         tables = write(Path(place), count)
-        rates: dict[str, list[float]] = {form: [] for form in tables}
+        roads: dict[str, tuple[Callable[[Path], int], Path]] = {form: (whole, path) for form, path in tables.items()}
+        roads |= {f"{form}, followed": (followed, tables[form]) for form in ("tsv", "json")}
+        rates: dict[str, list[float]] = {name: [] for name in roads}
         for turn in range(runs + 1):
-            for form, path in tables.items():
+            for name, (read, path) in roads.items():
                 begun_s = time.thread_time()
-                source = ConnLogSource([path])
-                got = sum(len(batch.flows) for batch in source)
+                got = read(path)
                 spent_s = time.thread_time() - begun_s
-                if got != count or source.damages:
-                    raise ValueError(f"{form}: {got} of {count} connections were read; {source.damages[:1]}")
+                if got != count:
+                    raise ValueError(f"{name}: {got} of {count} connections were read")
                 if turn:
-                    rates[form].append(count / spent_s)
-    return Told(count, load, {form: Spread.of(values) for form, values in rates.items()})
+                    rates[name].append(count / spent_s)
+    return Told(count, load, {name: Spread.of(values) for name, values in rates.items()})
 
 
 if __name__ == "__main__":

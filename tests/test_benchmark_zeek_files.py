@@ -26,5 +26,6 @@ def test_all_forms_hold_the_same_connections(tmp_path: Path) -> None:
 def test_every_form_is_measured() -> None:
     told = measured(300, runs=1)
     assert told.connections == 300
-    assert set(told.per_second) == {"tsv", "json", "json-iso", "json-ms", "json-nested", "tsv, gzip", "json, gzip"}
+    forms = {"tsv", "json", "json-iso", "json-ms", "json-nested", "tsv, gzip", "json, gzip", "tsv, followed", "json, followed"}
+    assert set(told.per_second) == forms
     assert all(0 < spread.low <= spread.median <= spread.high for spread in told.per_second.values())

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from random import Random
 
@@ -278,3 +281,36 @@ def test_an_empty_mark_of_unset_fields_and_lines_of_nothing_are_read() -> None:
     assert numbers.tolist() == [5003, 5054]
     assert columns.microseconds("duration", float, default=0.0, limit_s=TIME_LIMIT_S).tolist() == [0, 1_500_000]
     assert damages.counts == {"columns": 50}
+
+
+UNCOMPILED = """
+import sys
+from pathlib import Path
+from sensor.sources.zeek import ConnLogSource
+for path in sys.argv[1:]:
+    source = ConnLogSource([Path(path)])
+    for batch in source:
+        print(batch.flows.tobytes().hex(), batch.uids)
+    print(source.damage_counts)
+"""
+
+
+def test_the_loops_do_the_same_as_plain_python_which_refuses_an_index_outside(tmp_path: Path) -> None:
+    rows = "1.0\t1.2.3.4\t5\t1.2.3.5\t6\tudp\n"
+    rows += "short\tline\n" + "1.0\t1.2.3.4\t5\t1.2.3.5\t6\tudp\tlong\n" + "\n\n" + "\t" * 40 + "\n"
+    odd = tmp_path / "odd.log"
+    odd.write_text("#fields\tts\tid.orig_h\tid.orig_p\tid.resp_h\tid.resp_p\tproto\n" + rows + "2.0\t1.2.3.4\t5\t1.2.3.5\t6")
+    cut = tmp_path / "cut.log"
+    line = json.dumps(NESTED)
+    cut.write_text(json.dumps(CONN) + "\n" + "".join(line[:end] + "\n" for end in range(0, len(line), 3)) + line[:-1])
+    zeek = Path(__file__).parent / "data" / "zeek"
+    paths = [odd, cut, *sorted(zeek.glob("_variants/*/conn.log")), *sorted(zeek.glob("wikipedia.trace/*/conn.log"))]
+    told = []
+    for switch in ({"NUMBA_DISABLE_JIT": "1"}, {}):
+        environment = {**os.environ, **switch, "PYTHONPATH": str(zeek.parents[2])}
+        command = [sys.executable, "-W", "error", "-c", UNCOMPILED, *map(str, paths)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert not done.returncode, done.stderr
+        told.append(done.stdout)
+    assert told[0] == told[1]
+    assert told[0].count("C") > 40

@@ -334,6 +334,24 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
         Following(tmp_path)
 
 
+def test_a_pipe_is_refused_and_not_waited_for(path: Path) -> None:
+    os.mkfifo(path)
+    with pytest.raises(NotAConnLog, match="no regular file"):
+        Following(path)
+
+
+def test_a_packed_file_in_the_place_of_the_log_is_told_once_and_not_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zeek_follow, "ABSENT_S", 0.003)
+    path.write_text(header(1) + rows(1))
+    following = Following(path)
+    assert following.uids(1) == [1]
+    path.unlink()
+    path.write_bytes(gzip.compress((header(2) + rows(*range(2, 3000))).encode()))
+    assert following.uids(0) == []
+    assert following.uids(0) == []
+    assert following.told == [("log_lost", f"{path}: it is packed; waiting for Zeek to write it")]
+
+
 def test_only_so_many_finished_logs_are_remembered_and_older_ones_are_not_read_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,8 +25,7 @@ from sensor.schema import FLOW, FlowBatch
 from sensor.sources.columns import AddressBook
 from sensor.sources.faults import Broken, NotAConnLog
 from sensor.sources.finished import Finished, Labels, batches
-from sensor.sources.unpack import GZIP_MAGIC, is_zstd
-from sensor.sources.zeek_tail import Look, Tail, look_into
+from sensor.sources.zeek_tail import Look, Tail, is_packed, look_into, warm
 
 SEARCH_S = 10.0
 """Waited between two searches for finished logs, besides the one at each rotation."""
@@ -65,7 +64,8 @@ class ConnLogFollower:
     """Yields the connections of `path` as Zeek writes them, in that order; satisfies service_capture.LiveSource.
 
     The first start begins at the log's beginning, a later one, with the `marks` of before, where that ended. `tell` takes an
-    event's name and a line. There may be no such file yet. Raises NotAConnLog for a file that is none.
+    event's name and a line. There may be no such file yet. Raises NotAConnLog for a file that is none. The first one compiles
+    the loops that read a log, so that no connection waits for that.
     """
 
     frames = 0
@@ -87,7 +87,9 @@ class ConnLogFollower:
         self._refused_files = 0
         self._stopping = threading.Event()
         self._absent = 0
+        self._trouble = ""
         self._refuse_others()
+        warm()
 
     @property
     def marks(self) -> dict[str, Mark]:
@@ -144,12 +146,10 @@ class ConnLogFollower:
         if self._path.is_dir():
             raise NotAConnLog(f"{self._path} is a folder: name the conn.log in it")
         try:
-            with self._path.open("rb") as file:
-                head = file.read(4)
-                if head.startswith(GZIP_MAGIC) or is_zstd(head):
-                    raise NotAConnLog(
-                        f"{self._path} is packed: name the log that Zeek writes to (netseq-replay reads packed ones)"
-                    )
+            if self._path.exists() and not self._path.is_file():
+                raise NotAConnLog(f"{self._path} is no regular file: name the conn.log that Zeek writes to")
+            if is_packed(self._path):
+                raise NotAConnLog(f"{self._path} is packed: name the log that Zeek writes to (netseq-replay reads packed ones)")
             looked = look_into(self._path, finished=False)
         except FileNotFoundError:
             return
@@ -161,6 +161,10 @@ class ConnLogFollower:
     def _opened(self) -> Tail | None:
         """Open conn.log where it was left; None while there is none."""
         try:
+            if not stat.S_ISREG(self._path.stat().st_mode):
+                raise Broken("it is no regular file")
+            if is_packed(self._path):
+                raise Broken("it is packed")
             looked = look_into(self._path, finished=False)
             offset = self._marks.get(looked.name, (0, 0))[0] if looked else 0
             offset = self._path.stat().st_size if offset == WHOLE else offset
@@ -194,14 +198,18 @@ class ConnLogFollower:
 
     def _came(self) -> Iterator[Finished] | None:
         """What is new in the open log; None for nothing, and where it cannot be read just now."""
-        try:
-            return self._tail.read(self._book) if self._tail else None
-        except (OSError, Broken) as error:
-            if self._tail:
-                self._tell("log_refused", f"{self._path}: {_said(error)}")
-                self._leave(self._tail)
-                self._tail = None
+        if self._tail is None:
             return None
+        try:
+            came, trouble = self._tail.read(self._book), ""
+        except (OSError, Broken) as error:
+            came, trouble = None, _said(error)
+            self._leave(self._tail)
+            self._tail = None
+            if trouble != self._trouble:
+                self._tell("log_refused", f"{self._path}: {trouble}; trying again")
+        self._trouble = trouble
+        return came
 
     def _handed(self, tail: Tail, came: Iterator[Finished]) -> Iterator[FlowBatch]:
         """Yield connections as batches, then remember that they were read and tell what could not be."""
@@ -251,14 +259,14 @@ class ConnLogFollower:
                     if self._stopping.is_set():
                         self._leave(tail)
                         return
-            except Broken as broken:
+            except (OSError, Broken) as broken:
                 if not settled or self._breaks.get(path) != state:
                     if settled:
                         self._breaks[path] = state
                     self._leave(tail)
                     continue
                 self._skipped["compression"] += 1
-                self._tell("log_refused", f"{path}: {broken}")
+                self._tell("log_refused", f"{path}: {_said(broken)}")
                 tail.drop()
             yield from self._ended(tail)
 

@@ -18,7 +18,7 @@ from sensor.sources.columns import AddressBook
 from sensor.sources.faults import Broken
 from sensor.sources.finished import Finished
 from sensor.sources.lines import Cutter, Damages
-from sensor.sources.unpack import Inflow, Origin, unpacked
+from sensor.sources.unpack import GZIP_MAGIC, Inflow, Origin, is_zstd, unpacked
 from sensor.sources.zeek import UID_BYTES
 from sensor.sources.zeek_conns import connections
 from sensor.sources.zeek_text import Header, read_json, read_tsv
@@ -27,6 +27,12 @@ READ_BYTES = 1 << 20
 """Read at a time, as whole logs are."""
 HEAD_BYTES = 1 << 16
 """Looked at to know a log: header and first connection have a few thousand."""
+
+SAMPLES = (
+    b"#fields\tts\tuid\tid.orig_h\tid.orig_p\tid.resp_h\tid.resp_p\tproto\n1.5\tC1\t10.0.0.1\t5\t10.0.0.2\t6\tudp\n",
+    b'{"ts":1.5,"uid":"C1","id.orig_h":"10.0.0.1","id.orig_p":5,"id.resp_h":"10.0.0.2","id.resp_p":6,"proto":"udp"}\n',
+)
+"""A log of each form."""
 
 
 class Look(NamedTuple):
@@ -80,6 +86,19 @@ def look(head: bytes, else_us: int) -> Look | None:
         refusal = "it begins with neither Zeek's header (#separator) nor JSON"
     begin_us = else_us if begin_us is None else min(begin_us, else_us)  # no log begins after its last write
     return Look(hashlib.sha256(head[:end]).hexdigest()[:32], begin_us, header, refusal)
+
+
+def warm() -> None:
+    """Compile all that reads a log, which takes seconds the first time; once it is written, nothing should wait for it."""
+    for sample in SAMPLES:
+        look(sample, 0)
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a file is gzip or zstd. Raises OSError."""
+    with path.open("rb", buffering=0) as raw:
+        head = raw.read(4) or b""
+    return head.startswith(GZIP_MAGIC) or is_zstd(head)
 
 
 def look_into(path: Path, *, finished: bool) -> Look | None:
