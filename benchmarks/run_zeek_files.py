@@ -2,8 +2,8 @@
 
 The logs are generated: all 22 columns that Zeek 8 writes, hosts as many as a large site has, one row in ten over IPv6, and
 as many unset fields as an office day has. They are written to a folder first and read whole as `netseq-replay` reads them,
-sorting and FLOW rows included, and as the follower of a growing log reads what lies there. Prints one JSON object: connections per CPU second by form (median, lowest, highest), the
-rows, and the machine's load when it began.
+sorting and FLOW rows included, and as the follower of a growing log reads what lies there. Prints one JSON object:
+connections per CPU second by form (median, lowest, highest), the rows, and the machine's load when it began.
 """
 
 from __future__ import annotations
