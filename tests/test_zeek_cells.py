@@ -94,6 +94,14 @@ def test_names_are_found_as_in_a_dictionary(names: list[str]) -> None:
     assert slow.codes("x", table, 99).tolist() == fast.codes("x", table, 99).tolist()
 
 
+def test_a_text_too_long_for_an_address_is_refused_and_not_remembered() -> None:
+    book = AddressBook()
+    for columns in both([b"1" * 100_000, b"fe80::1%eth0"], b"-"):
+        assert columns.addresses("x", book).tolist()[1] == [0xFE80 << 48, 1]
+        assert list(columns.bad) == [0]
+    assert list(book) == [b"fe80::1%eth0"]
+
+
 def test_a_text_too_long_is_refused_and_takes_no_room_in_the_others_rows() -> None:
     slow, fast = both([b"C1", b"C" * 2_000_000, b"-"], b"-")
     assert slow.names("x", 64).tolist()[::2] == fast.names("x", 64).tolist()[::2] == [b"C1", b""]

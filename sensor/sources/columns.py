@@ -20,6 +20,8 @@ ADDRESSES_KEPT = 1_000_000
 """Distinct spellings of addresses remembered; then the memory starts afresh."""
 LONGEST_KEPT = 64
 """Signs of a spelling that is remembered: an address with its zone has fewer, and what is none may be megabytes long."""
+ADDRESS_BYTES = 64
+"""The longest address has 45 letters, before its zone; what is longer is none and not remembered: it may be megabytes."""
 
 _MAPPED = b"\x00" * 10 + b"\xff\xff"
 """Prefix of IPv4-mapped addresses (RFC 4291, 2.5.5.2)."""
@@ -37,6 +39,8 @@ class AddressBook(dict[bytes | str, bytes]):
 
     def __missing__(self, text: bytes | str) -> bytes:
         """Parse a new spelling; what is no address becomes sixteen 0xff."""
+        if len(text) > ADDRESS_BYTES:
+            return NO_ADDRESS
         if len(self) >= ADDRESSES_KEPT:
             self.clear()
         name = text.decode("ascii", "replace") if isinstance(text, bytes) else text
