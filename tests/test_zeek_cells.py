@@ -229,6 +229,9 @@ def test_damaged_json_is_judged_by_the_scanner_as_by_msgspec(
         '{"id.orig_h":"10.0.0.1","ts":1.0,"id.orig_p":1,"id.resp_h":"10.0.0.2","id.resp_p":2,"proto":"udp","a":[1,]}',
         '{"id.orig_h":"10.0.0.1","ts":1.0,"id.orig_p":1,"id.resp_h":"10.0.0.2","id.resp_p":2,"proto":"udp","a":-}',
         '{"ts":1.0,"id.orig_h":"10.0.0.1","id.orig_p":1,"id.resp_h":"10.0.0.2","id.resp_p":2,"proto":"udp","duration":5}',
+        '{"a":' + "[" * 100_000 + "]" * 100_000 + "}",
+        '{"ts":1e400}',
+        '{"ts":' + "1" * 5000 + "}",
     ],
 )
 def test_what_json_leaves_open_is_read_as_msgspec_reads_it(tmp_path: Path, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
