@@ -86,8 +86,8 @@ class BatchReader:
 
 def _rows(payload: bytes, begin: int, names: list[str]) -> NDArray[np.int64]:
     """Records of fields with these names, from their number on."""
-    if not names or begin + 4 > len(payload):
-        raise NoBatch("it has no fields, or no records")
+    if not names:
+        raise NoBatch("it has no fields")
     (records,) = struct.unpack_from(">I", payload, begin)
     if records * len(names) * _VALUE_BYTES > len(payload) - begin - 4:
         raise NoBatch(f"it says that {records} records of {len(names)} fields follow, and ends before")
@@ -119,6 +119,8 @@ def _head(payload: bytes) -> tuple[str, list[str], int]:
         name, at = _text(payload, at)
         names.append(name)
         at += 9  # type, type of what is inside, and whether it may be unset
+    if at + 4 > len(payload):
+        raise struct.error("no number of records")
     return texts[-1], names, at
 
 

@@ -17,6 +17,7 @@ from sensor.sources.zeek_numbers import CONN_STATE, DURATION, NAMES, ORIG_H, ORI
 from sensor.sources.zeek_text import NEEDED
 
 _TEXTS = (UID, ORIG_H, RESP_H, PROTO, CONN_STATE)
+_PORT = re.compile(r"([0-9]{1,5})/[a-z?]+")
 _SPAN = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?)(ns|us|ms|s|min|h|d)")
 _UNIT_S = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 _DATA = 40
@@ -106,7 +107,7 @@ def _fill(cells: dict[str, Any], values: list[_Value], fields: tuple[int, ...]) 
             held = None if field == NESTED else _cell(field, _any(value.data))
             if held is None:
                 told = NAMES[field] if field >= 0 else "id"
-                raise NoEvent(FIELDS, f"{told} is a {value.kind[:_DATA]}, {bytes(value.data[:_DATA])!r}")
+                raise NoEvent(FIELDS, f"{told} is a {value.kind[:_DATA]}, {bytes(value.data)[:_DATA]!r}")
             cells[NAMES[field]] = held
 
 
@@ -114,14 +115,16 @@ def _cell(field: int, held: Any) -> str | float | None:  # Any: what JSON holds
     """A value as a column holds it; None where it is none of the field's."""
     if field in _TEXTS:
         return held if isinstance(held, str) and len(held) <= UID_LIMIT else None
+    if isinstance(held, bool) or (isinstance(held, int) and held.bit_length() > 64):  # no column could hold it
+        return None
     if isinstance(held, str):
         if field in (ORIG_P, RESP_P):
-            port = held.partition("/")[0]
-            return int(port) if port.isdecimal() and len(port) <= 5 else None  # digits of 65535
+            port = _PORT.fullmatch(held)
+            return int(port[1]) if port is not None else None
         span = _SPAN.fullmatch(held) if field == DURATION else None
         if span is not None:
             return float(span[1]) * _UNIT_S[span[2]]
         return held if field == TS else None
     if field in (TS, DURATION):
-        return float(held) if isinstance(held, int | float) and not isinstance(held, bool) else None
-    return held if isinstance(held, int) and not isinstance(held, bool) else None
+        return float(held) if isinstance(held, int | float) else None
+    return held if isinstance(held, int) else None
