@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 
 import numpy as np
@@ -12,11 +13,11 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
 from sensor.addresses import halves
-from sensor.schema import FLOW
-from sensor.sinks.zeek_own import Endpoint, capture_filter, endpoints, is_own
+from sensor.schema import FLOW, FlowBatch
+from sensor.sinks.zeek_own import Endpoint, capture_filter, endpoints, foreign, is_own
 from sensor.sources import bpf
 
-ENDS = (Endpoint("127.0.0.1", 5556), Endpoint("2001:db8::5", 27761), Endpoint("", 15571))
+ENDS = (Endpoint("127.0.0.1", 5556), Endpoint("2001:db8::5", 27761), Endpoint("10.0.0.2", 15571))
 ETHERNET = 1
 
 
@@ -37,7 +38,7 @@ CASES = [
     (("2001:db8::9", 40000, "2001:db8::5", 27761, 6), True),
     (("2001:db8::9", 40000, "2001:db8::6", 27761, 6), False),
     (("10.0.0.1", 40000, "10.0.0.2", 15571, 6), True),
-    (("2001:db8::9", 15571, "2001:db8::6", 80, 6), True),
+    (("10.0.0.1", 15571, "10.0.0.3", 80, 6), False),  # somebody who would like to be overlooked
 ]
 
 
@@ -92,14 +93,34 @@ def test_the_capture_filter_lets_everything_else_through() -> None:
 
 
 def test_addresses_of_zeromq_give_hosts_and_ports() -> None:
-    given = ["tcp://127.0.0.1:5556", "tcp://[2001:db8::5]:27761", "tcp://*:15570", "tcp://0.0.0.0:15571", "ipc:///tmp/x"]
-    found = endpoints([*given, given[0]])
-    assert found == (
-        Endpoint("127.0.0.1", 5556),
-        Endpoint("2001:db8::5", 27761),
-        Endpoint("", 15570),
-        Endpoint("", 15571),
-    )
+    given = ["tcp://127.0.0.1:5556", "tcp://[2001:db8::5]:27761", "ipc:///tmp/x"]
+    assert endpoints([*given, given[0]]) == ENDS[:2]
+
+
+@pytest.mark.parametrize("everywhere", ["*", "0.0.0.0", "[::]"])  # noqa: S104  # nothing is bound
+def test_a_socket_that_listens_everywhere_has_the_machines_addresses(everywhere: str) -> None:
+    hosts = {end.host for end in endpoints([f"tcp://{everywhere}:15570"])}
+    assert "127.0.0.1" in hosts
+    for host in hosts:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        scope = (0, 0) if ":" in host else ()
+        if not host.startswith("fe80"):  # which is bound with an interface only
+            with socket.socket(family, socket.SOCK_DGRAM) as bound:
+                bound.bind((host, 0, *scope))  # no address but the machine's own can be bound
+
+
+def test_a_batch_keeps_its_foreign_flows_with_all_that_belongs_to_them() -> None:
+    flows = np.array([flow("192.0.2.1", 1, "192.0.2.2", 2), flow(*CASES[0][0]), flow("192.0.2.3", 3, "192.0.2.4", 4)], FLOW)
+    statistics = np.arange(6.0).reshape(3, 2)
+    batch = FlowBatch(flows, ["a", "b", None], ["x", "y", "z"], ["1", "2", "3"], statistics)
+    kept, left_out = foreign(batch, ENDS)
+    assert left_out == 1
+    assert kept.flows["src_port"].tolist() == [1, 3]
+    assert (kept.uids, kept.labels, kept.details) == (["a", None], ["x", "z"], ["1", "3"])
+    assert kept.statistics is not None
+    assert kept.statistics.tolist() == [[0.0, 1.0], [4.0, 5.0]]
+    assert foreign(kept, ENDS) == (kept, 0)
+    assert foreign(FlowBatch(flows), ENDS)[0].uids is None
 
 
 def test_a_name_gives_all_its_addresses() -> None:
