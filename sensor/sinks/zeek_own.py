@@ -109,7 +109,7 @@ def foreign(batch: FlowBatch, ends: Sequence[Endpoint]) -> tuple[FlowBatch, int]
     number = int(own.sum())
     if not number:
         return batch, 0
-    kept = np.flatnonzero(~own)
+    kept = [int(place) for place in np.flatnonzero(~own)]
     uids = [batch.uids[place] for place in kept] if batch.uids else batch.uids
     labels = [batch.labels[place] for place in kept] if batch.labels else batch.labels
     details = [batch.details[place] for place in kept] if batch.details else batch.details
