@@ -38,7 +38,8 @@ RECONNECT_MS, RECONNECT_MOST_MS = 100, 2_000
 LINGER_MS = 1_000
 """How long an end waits for what is still in the socket."""
 
-WATCHED = zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+FAILED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+WATCHED = zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | FAILED
 """Few events: nobody reads them while the sensor has nothing to do, and they wait in a queue that holds 1,000."""
 
 
@@ -188,10 +189,12 @@ class ZeekAlerts:
                 what = recv_monitor_message(self._monitor, zmq.NOBLOCK)["event"]
             except zmq.Again:
                 return
-            if what == zmq.EVENT_CONNECTED:
-                self._state = "refused"  # unless the handshake succeeds: of a wrong kind of socket no more is told than its end
-            elif what == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            if what == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._state = "there"
+            elif what == zmq.EVENT_CONNECTED and self._state == "away":
+                self._state = "greeting"
+            elif what & FAILED or self._state == "greeting":  # of a wrong kind of socket no more is told than its end
+                self._state = "refused"
             elif what == zmq.EVENT_DISCONNECTED and self._state == "there":
                 self._end(linger_ms=0)
                 self._open()
@@ -202,6 +205,7 @@ class ZeekAlerts:
             return
         reasons = {
             "away": "nobody listens there; is Zeek running, with its ZeroMQ backend?",
+            "greeting": "it has not answered yet",
             "there": f"it does not subscribe to {TOPIC.decode()}; is the package netseq loaded there?",
             "refused": "it refuses the connection; is this the port for publishers (5556, under zeekctl 27761), and are the "
             "CURVE keys Zeek's?",
