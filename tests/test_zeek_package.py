@@ -16,11 +16,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from test_sinks import ALERT
+from hypothesis import given
+from hypothesis import strategies as st
+from test_sinks import ALERT, raw
 
 from sensor.config import load
 from sensor.config_zeek import Zeek
 from sensor.schema import Alert
+from sensor.service_outlets import open_appending
 from sensor.sinks import notice
 from sensor.sinks.zeek import EVENT, TOPIC, arguments
 from sensor.sinks.zeek_event import Address, Port, Real, Text, Value
@@ -191,8 +194,33 @@ def test_the_btest_of_the_input_framework_reads_what_netseq_writes() -> None:
         assert cells[-1] == notice.summary(alert)
 
 
-def test_the_table_has_one_header_however_often_it_is_opened() -> None:
-    assert table(SWEEP) + table(PING, empty=False) == table(SWEEP, PING)
+def test_the_table_has_one_header_however_often_it_is_opened(tmp_path: Path) -> None:
+    path = tmp_path / "alerts.tsv"
+    for alert in (SWEEP, PING):
+        with open_appending(path) as stream:
+            InputTable(stream, sensor="wall-3", empty=stream.tell() == 0).write([alert])
+    path.write_bytes(path.read_bytes() + b"1700000002.000000\thalf a li")  # the sensor crashed in the middle of a write
+    with open_appending(path) as stream:
+        InputTable(stream, sensor="wall-3", empty=stream.tell() == 0).write([DEGRADED])
+    assert path.read_text() == table(SWEEP, PING, DEGRADED)
+
+
+TEXTS = st.text(st.one_of(st.characters(), st.sampled_from("\t\n\r\\x-#\udcff\x00\x7f")), max_size=12) | st.just("-")
+
+
+@given(uid=TEXTS, msg=TEXTS, model=TEXTS)
+def test_zeeks_reader_gives_back_whatever_stands_in_the_table(uid: str, msg: str, model: str) -> None:
+    alert = msgspec.structs.replace(ALERT, uid=uid, msg=msg, model=model)
+    stream = io.BytesIO()
+    InputTable(stream, sensor="wall-3", empty=True).write([alert, ALERT])
+    head, line, last = stream.getvalue().removesuffix(b"\n").split(b"\n")
+    cells = dict(zip(head.split(b"\t")[1:], line.split(b"\t"), strict=True))
+    assert all(cells[name] != b"-" for name in (b"uid", b"msg", b"sub"))
+    assert last.startswith(b"1300475167.096535\tCAfebc1kCPpOeYIO3d\t")
+    # Zeek's reader takes \xHH for a byte, and everything else as it stands.
+    read = {name: re.sub(rb"\\x([0-9a-f]{2})", lambda hit: bytes.fromhex(hit[1].decode()), cells[name]) for name in cells}
+    for name, told in ((b"uid", uid), (b"msg", msg), (b"sub", notice.summary(alert))):
+        assert read[name] == raw(told)
 
 
 def test_the_settings_on_the_page_are_settings(tmp_path: Path) -> None:
