@@ -21,6 +21,8 @@ POLL_MS = 100
 """How long a request to end may go unseen."""
 CHUNK = 512
 """Messages taken before they are handed over, while more are there."""
+LAST_CHUNKS = 256
+"""Chunks taken at most after the end was asked for: Zeek may go on sending for ever."""
 OVERHEAD_BYTES = 400
 """What the parts of a message take beside their bytes, about."""
 
@@ -104,6 +106,10 @@ class Drain:
                     self._hear(monitor)
                 if self._socket in ready:
                     self._receive()
+            for _ in range(LAST_CHUNKS):  # what had come when the end was asked for
+                if not self._socket.poll(0):
+                    break
+                self._receive()
         except BaseException as error:  # whoever takes the next messages raises it
             self._error = error
         finally:

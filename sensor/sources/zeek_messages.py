@@ -241,6 +241,21 @@ class BatchesReader(Reader):
         return [self._numbers_piece(b"".join(payloads), np.concatenate(found), np.concatenate(numbers))] if found else []
 
 
+_LINE = b'{"ts":1.5,"uid":"C","id.orig_h":"10.0.0.1","id.orig_p":1,"id.resp_h":"::1","id.resp_p":2,"proto":"tcp"}'
+_BATCH = bytes(12) + b"\0\0\0\4conn" + b"\0\0\0\1" + b"\0\0\0\0\1x" + bytes(9) + bytes(4)
+"""A batch for conn.log with one field and no record."""
+
+
+def warm(road: str) -> None:
+    """Compile what the road needs, so that the first connections do not wait for it."""
+    if road == "zeromq-log":
+        BatchReader().read(_BATCH)
+        return
+    LinesReader(Told(lambda name, line: None)).read([[b"conn", _LINE]])
+    if road == "zeromq":
+        read_payloads([b""])
+
+
 class LinesReader(Reader):
     """Reads what the ZeroMQ writer of NCSA sends: two parts, the name of the log and a line of JSON."""
 

@@ -28,6 +28,7 @@ from sensor.sources.zeek_messages import (
     Reader,
     Tell,
     Told,
+    warm,
 )
 
 Road = Literal["zeromq", "zeromq-log", "zeromq-writer"]
@@ -91,8 +92,8 @@ class ZeekSource:
 
     `address` is "" for the road's own. `topic` and `serialiser` matter for `zeromq` only. `queue_bytes` bounds what waits to be
     read. `tell` takes an event's name and a line. Connecting never fails: Zeek may come later, and may go and come back.
-    Raises ZeekRefused where an address is none or in use, or keys do not fit. Reading starts here, whether anybody iterates
-    or not. Iterate once.
+    Raises ZeekRefused where an address is none or in use, or keys do not fit. Making one compiles what it needs, and starts to
+    read, whether anybody iterates or not. Iterate once.
     """
 
     def __init__(  # one argument for each setting
@@ -112,6 +113,7 @@ class ZeekSource:
         """Flows handed over."""
         self._told = Told(tell)
         self._reader = _reader(road, self._told, serialiser)
+        warm(road)  # before anything comes
         self._block_messages = block_messages
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
