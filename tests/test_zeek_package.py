@@ -28,6 +28,7 @@ from sensor.sinks import notice
 from sensor.sinks.zeek import EVENT, TOPIC, arguments
 from sensor.sinks.zeek_event import Address, Port, Real, Text, Value
 from sensor.sinks.zeek_input import FIELDS, HEADER, InputTable
+from sensor.sources.zeek_numbers import NAMES
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "plugins/zeek"
@@ -160,6 +161,14 @@ def test_the_event_has_the_arguments_that_are_sent_in_their_order() -> None:
     assert re.sub(r"\s+", " ", handled) == re.sub(r"\s+", " ", declared)
     assert f'alert_topic = "{TOPIC.decode()}"' in text
     assert EVENT == "NetSeq::alert"
+
+
+def test_connections_have_the_fields_that_are_read_in_their_order() -> None:
+    text = script("conns.zeek")
+    fields = record(text, "Conn")
+    assert list(fields) == [name.removeprefix("id.") for name in NAMES]
+    for name in fields:
+        assert f"${name}=" in text or f"c${name} = " in text, name
 
 
 def test_notice_types_and_measures_are_the_same_in_script_and_sensor() -> None:
