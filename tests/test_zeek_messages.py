@@ -21,6 +21,7 @@ from zeek_standin import BINARY, Count, Enum, Port, decode, event, event_of, gol
 from zeek_uncompiled import mutants, outcome
 from zeek_values import Span, Stamp, encode, varbyte
 
+from benchmarks.run_zeek import FORMS
 from sensor.schema import CONN_STATES, FlowBatch
 from sensor.sources.zeek import ConnLogSource
 from sensor.sources.zeek_messages import BatchesReader, EventReader, LinesReader, Message, Reader, Told
@@ -415,3 +416,46 @@ def test_megabytes_that_are_no_connection_leave_no_memory_behind() -> None:
     finally:
         tracemalloc.stop()
     assert left_bytes < 2_000_000  # of 56 MB
+
+
+def test_what_the_benchmark_sends_is_the_same_connections_in_every_form() -> None:
+    read = {name: Read(form.road, form.serialiser or BINARY) for name, form in FORMS.items()}
+    batches = {name: read[name].read(form.messages()) for name, form in FORMS.items()}
+    first = batches["writer's lines"]
+    assert len(first.flows) > 1000
+    for name, batch in batches.items():
+        assert batch.uids == first.uids
+        assert batch.flows.tobytes() == first.flows.tobytes(), name
+        assert not read[name].counted()
+
+
+LATE = """
+import sys
+from sensor.kernels import prepare_cache, when_compiling
+prepare_cache()
+sys.path.insert(0, "tests")
+from sensor.sources.zeek_messages import warm
+import test_zeek_messages as messages
+warm(sys.argv[1])
+late = []
+when_compiling(lambda: late.append(1))
+line = messages.json.dumps(messages.OBJECT)
+text = messages.message(messages.event("NetSeq::conn_json", [line]))
+sent = {
+    "zeromq": [messages.conn(), text], "zeromq-log": [messages.batch_of(messages.FIELDS)],
+    "zeromq-writer": [[b"conn", line.encode()]],
+}[sys.argv[1]]
+assert len(messages.Read(sys.argv[1]).read(sent).flows) == len(sent)
+assert not late, "compiled while messages waited"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("road", ["zeromq", "zeromq-log", "zeromq-writer"])
+def test_nothing_is_compiled_any_more_when_messages_come(road: str, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    told = subprocess.run(
+        [sys.executable, "-c", LATE, road], env={**environment, "XDG_CACHE_HOME": str(tmp_path)},
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
