@@ -245,7 +245,7 @@ class Service:
 
     def _packet_us(self) -> int:
         """The latest packet time of all workers, 0 before the first packet."""
-        return max([0, *(worker.assembly.table.clock_us for worker in self._parts.workers)])
+        return max(worker.packet_us for worker in self._parts.workers)
 
     def _age_s(self) -> float:
         return time.monotonic() - self._begun_s

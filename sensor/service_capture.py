@@ -33,8 +33,8 @@ class LiveSource(Protocol):
     frames: int
     wire_bytes: int
 
-    def __iter__(self) -> Iterator[FrameBlock]:
-        """Yield blocks of frames, and an empty one now and then while none come."""
+    def __iter__(self) -> Iterator[FrameBlock] | Iterator[FlowBatch]:
+        """Yield blocks of frames, or flows that are finished, and an empty one now and then while none come."""
         ...
 
     def stop(self) -> None:
@@ -72,7 +72,7 @@ class Worker:
         """What sources counted that were exchanged for others."""
         self._after_us: int | None = None
         """Stamp of the last frame of the source before: the new one heard it too, if it began before the old one ended."""
-        self._latest_us = np.iinfo(np.int64).min
+        self._latest_us = int(np.iinfo(np.int64).min)
         self._stopping = False
         self._handed_s = self._packet_s = time.monotonic()
         self._thread = threading.Thread(target=self._run, name=f"capture-{number}", daemon=True)
@@ -121,20 +121,31 @@ class Worker:
         finally:
             self._source.close()
 
-    def _feed(self, block: FrameBlock) -> None:
-        """Make flows of a block; end what is due."""
+    def _feed(self, block: FrameBlock | FlowBatch) -> None:
+        """Make flows of a block; end what is due. Flows that come finished are handed over at once."""
         self.beat_s = now_s = time.monotonic()
         while not self._changes.empty():
             self._changes.get()()
-        block = self._not_heard_before(block)
-        if len(block.frames):
+        finished = isinstance(block, FlowBatch)
+        if isinstance(block, FlowBatch):
+            came = len(block.flows)
+            self._latest_us = max(self._latest_us, int(block.flows["last_us"].max(initial=self._latest_us)))
+        else:
+            block = self._not_heard_before(block)
+            came = len(block.frames)
+        if came:
             self._packet_s = now_s
             for batch in self.assembly.feed(block):
                 self._give(batch, now_s)
-        if now_s - self._handed_s >= LIVE_S:
+        if now_s - self._handed_s >= LIVE_S or (came and finished):
             for batch in self.assembly.expire(self.now_us(now_s)):
                 self._give(batch, now_s)
             self._handed_s = now_s
+
+    @property
+    def packet_us(self) -> int:
+        """The latest packet time; 0 before the first packet."""
+        return max(self._latest_us, 0)
 
     def now_us(self, now_s: float) -> int:
         """Packet time: that of the latest packet, and what has passed since by the monotonic clock `now_s`."""
@@ -151,7 +162,7 @@ class Worker:
             if new is None:
                 return
             self._before, self._source, self._next = _added(self._before, old), new, None
-            self._after_us = int(self._latest_us)
+            self._after_us = self._latest_us
         old.close()
         if self._stopping:  # the request came while the old source was the one to stop
             new.stop()
@@ -163,7 +174,7 @@ class Worker:
             block = FrameBlock(block.data, block.frames[heard:])
             self._after_us = self._after_us if not len(block.frames) else None
         if len(block.frames):
-            self._latest_us = max(self._latest_us, block.frames["ts_us"][-1])
+            self._latest_us = max(self._latest_us, int(block.frames["ts_us"][-1]))
         return block
 
 

@@ -25,6 +25,9 @@ from sensor.sinks.jsonl import JsonLines
 from sensor.sinks.lines import SinkFailed
 from sensor.sinks.notice import NoticeLog
 from sensor.sinks.syslog import Syslog
+from sensor.sinks.zeek import CurveKeys, ZeekAlerts
+from sensor.sinks.zeek_input import InputTable
+from sensor.sources.zeek_source import ZeekRefused, read_curve
 
 LAST_BYTES = 1 << 20
 """How far from its end a file is searched for its last whole line: far more than a line has."""
@@ -131,7 +134,22 @@ def from_settings(settings: Settings, *, sensor: str, tell: Tell) -> Outlets:
         sink = syslog_of(settings, sensor)
         return Opened(sink, settle=sink.settle)
 
-    named = (("jsonl", output.alerts, jsonl), ("notice", output.notice, notice), ("syslog", settings.syslog.address, syslog))
+    def into_zeek() -> Opened:
+        sink = zeek_of(settings, sensor)
+        return Opened(sink, settle=sink.attend)
+
+    def zeek_table() -> Opened:
+        path = settings.zeek.input_file
+        stream = open_appending(Path(path))
+        return Opened(InputTable(stream, sensor=sensor, empty=not stream.tell(), name=path), stream)
+
+    named = (
+        ("jsonl", output.alerts, jsonl),
+        ("notice", output.notice, notice),
+        ("syslog", settings.syslog.address, syslog),
+        ("zeek", settings.zeek.alerts, into_zeek),
+        ("zeek_input", settings.zeek.input_file, zeek_table),
+    )
     outlets = [Outlet(name, opened, waiting=output.waiting, tell=tell) for name, place, opened in named if place]
     if settings.hec.url:
         state_dir = Path(settings.service.state_dir)
@@ -143,6 +161,22 @@ def syslog_of(settings: Settings, sensor: str) -> Syslog:
     """The receiver of syslog that the settings name. Raises SinkFailed when it is no address."""
     to = settings.syslog
     return Syslog(to.address, to.transport, facility=to.facility, form=settings.output.format, sensor=sensor)
+
+
+def zeek_of(settings: Settings, sensor: str) -> ZeekAlerts:
+    """The running Zeek that the settings name. Raises SinkFailed for an address or keys that cannot be meant."""
+    zeek = settings.zeek
+    try:
+        curve = read_curve(zeek.curve_server_key, zeek.curve_public_key, zeek.curve_secret_key)
+    except ZeekRefused as refused:
+        raise SinkFailed(str(refused)) from refused
+    return ZeekAlerts(
+        zeek.alerts_connect,
+        sensor=sensor,
+        process=os.getpid(),
+        serialiser=lambda: zeek.serialiser,
+        curve=CurveKeys(*curve) if curve else None,
+    )
 
 
 def receivers(settings: Settings) -> Iterator[str]:

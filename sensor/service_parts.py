@@ -6,7 +6,6 @@ thread; what other threads own it reaches by the means that they offer (a call b
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import functools
 import io
@@ -26,8 +25,7 @@ from sensor.detect_ignore import Ignored, IgnoreRefused
 from sensor.engine import Judge
 from sensor.metrics import known, split
 from sensor.schema import Alert
-from sensor.service_capture import LiveSource, Worker
-from sensor.service_folder import FolderSource, Mark
+from sensor.service_capture import Worker
 from sensor.service_http import parse_address
 from sensor.service_learn import Learner
 from sensor.service_log import Repeats, open_log
@@ -37,12 +35,12 @@ from sensor.service_queue import FlowQueue
 from sensor.service_record import Recorder
 from sensor.service_scoring import Scoring
 from sensor.service_site import Site
+from sensor.service_sources import REFUSALS as SOURCE_REFUSALS
+from sensor.service_sources import Sources, listening, open_sources
+from sensor.service_sources import trial as try_sources
 from sensor.service_state import StateRefused, set_aside, take_up
 from sensor.service_warm import warm
 from sensor.sinks.lines import SinkFailed
-from sensor.sources.ring import InterfaceFailed
-from sensor.sources.ring import check as check_interfaces
-from sensor.sources.sniffed import open_live
 from sensor.vocabulary import VocabularyDoesNotFit
 
 STATE_FILE = "state.netseq"
@@ -61,10 +59,10 @@ LATER = (
 
 NEWS = {
     *("learning", "fitting", "fit_says", "alerting", "model_taken", "relearning"),
-    *("interface_back", "folder_back", "alerts_written_again"),
+    *("interface_back", "folder_back", "alerts_written_again", "zeek_up"),
 }
 """Events that are no trouble."""
-REFUSALS = (ModelDoesNotFit, VocabularyDoesNotFit, IgnoreRefused, InterfaceFailed, SinkFailed, OutOfMemoryError)
+REFUSALS = (ModelDoesNotFit, VocabularyDoesNotFit, IgnoreRefused, SinkFailed, OutOfMemoryError, *SOURCE_REFUSALS)
 
 
 class Refused(Exception):  # noqa: N818  # reads as the sentence it is, like the other refusals
@@ -100,16 +98,15 @@ class Parts:
             judge = self.models.judge(settings)
             remembered = self._take_up(judge)
             self.queue = FlowQueue(settings.service.queue_flows)
-            sources = self._sources(settings, remembered)
+            self.sources = self._sources(settings, remembered)
             self.outlets = from_settings(settings, sensor=sensor_name(settings), tell=self.tell)
             self.outlets.start()
         except REFUSALS as refused:
             raise Refused(str(refused)) from refused
-        patient = bool(settings.capture.folder)
         self.workers = tuple(
-            Worker(number, source, Assembly(settings), self.queue, patient=patient) for number, source in enumerate(sources)
+            Worker(number, source, Assembly(settings), self.queue, patient=self.sources.patient)
+            for number, source in enumerate(self.sources.each)
         )
-        self.folder = next((source for source in sources if isinstance(source, FolderSource)), None)
         self.scoring = Scoring(
             judge,
             self.queue,
@@ -122,8 +119,7 @@ class Parts:
     @property
     def listening(self) -> str:
         """What the sensor listens to, in words."""
-        capture = self.settings.capture
-        return capture.folder or ", ".join(capture.interfaces)
+        return listening(self.settings)
 
     def tell(self, event: str, line: str) -> None:
         """Log what a part has to say."""
@@ -151,20 +147,20 @@ class Parts:
         """What the next start shall know besides the judge's state."""
         judged = self.scoring.judge.counters()  # these the judge's own state keeps
         counters = {name: number for name, number in self.counters().items() if name not in judged and not split(name)[0].gauge}
-        return {"counters": counters, "folder": self.folder.marks if self.folder else {}, "learner": self.learner.stored()}
+        return {"counters": counters, **self.sources.marks(), "learner": self.learner.stored()}
 
     def reload(self, settings: Settings) -> list[str]:
         """Take over new settings, model and lists; gives the settings that wait for the next start. Raises Refused."""
         # A folder is not exchanged while it is read: it would begin anew, and a worker waits or sheds all its life.
-        folder = self.settings.capture.folder or settings.capture.folder
-        among = (*LATER, "capture") if folder else LATER
+        patient = any(one.capture.folder or one.zeek.road for one in (self.settings, settings))
+        among = (*LATER, "capture") if patient else LATER
         later = differing(self.settings, settings, among)
         settings = _kept(self.settings, settings, among)
         try:
             ignored = Ignored.read(settings.detect.ignore)
             models = load_models(settings, site=self.learner.model())
             judge = models.judge(settings)
-            fresh = self._sources(settings, {}) if settings.capture != self.settings.capture else []
+            fresh = self._sources(settings, {}).each if settings.capture != self.settings.capture else ()
         except REFUSALS as refused:
             raise Refused(str(refused)) from refused
         self.log = open_log(settings.service.log, repeats=self.repeats)
@@ -217,30 +213,12 @@ class Parts:
         self.learner.restore(msgspec.convert(remembered.get("learner", {}), dict[str, object]))
         return remembered
 
-    def _sources(self, settings: Settings, remembered: Mapping[str, object]) -> list[LiveSource]:
-        """One source for each worker. Raises InterfaceFailed or Refused."""
-        capture = settings.capture
-        if capture.folder:
-            read: dict[str, Mark] = {}
-            with contextlib.suppress(msgspec.ValidationError):  # of a version that remembered something else
-                read = msgspec.convert(remembered.get("folder", {}), dict[str, Mark])
-            try:
-                return [
-                    FolderSource(Path(capture.folder), block_frames=settings.source.block_frames, tell=self.tell, read=read)
-                ]
-            except OSError as error:
-                raise Refused(f"capture.folder: {capture.folder}: {error.strerror}") from error
-        return list(
-            open_live(
-                capture.interfaces,
-                capture.workers,
-                filter=capture.filter,
-                promiscuous=capture.promiscuous,
-                ring_mib=capture.ring_mib,
-                block_frames=settings.source.block_frames,
-                tell=self.tell,
-            )
-        )
+    def _sources(self, settings: Settings, remembered: Mapping[str, object]) -> Sources:
+        """Open what the settings name to listen to. Raises REFUSALS or Refused."""
+        try:
+            return open_sources(settings, self.tell, remembered)
+        except OSError as error:
+            raise Refused(f"{listening(settings)}: {error.strerror}") from error
 
 
 def state_folder(settings: Settings) -> Path:
@@ -294,14 +272,8 @@ def trial(settings: Settings) -> Iterator[str]:
     Raises Refused or ConfigError at the first that is not.
     """
     yield "settings"
-    capture = settings.capture
     try:
-        if capture.folder:
-            FolderSource(Path(capture.folder), block_frames=settings.source.block_frames, tell=lambda _event, _line: None)
-            yield f"folder {capture.folder}"
-        else:
-            check_interfaces(capture.interfaces, capture.filter)
-            yield f"interfaces {', '.join(capture.interfaces)}" + (f", filter {capture.filter}" if capture.filter else "")
+        yield from try_sources(settings)
         yield f"state in {state_folder(settings)}"
         models = load_models(settings, site=None if settings.model.path else Site(Path(settings.service.state_dir)).current())
         warm(settings, models.words, models.flows, models.device)
@@ -313,7 +285,7 @@ def trial(settings: Settings) -> Iterator[str]:
     except REFUSALS as refused:
         raise Refused(str(refused)) from refused
     except OSError as error:
-        raise Refused(f"capture.folder: {capture.folder}: {error.strerror}") from error
+        raise Refused(f"{listening(settings)}: {error.strerror}") from error
     if settings.service.metrics:
         parse_address(settings.service.metrics)
         yield f"metrics on {settings.service.metrics}"

@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     """Build the command line."""
     build = Parser(
         prog=NAME,
-        description="Listen on interfaces, or read captures as they come, and alert on what is unusual.",
+        description="Listen on interfaces, to Zeek, or read captures as they come, and alert on what is unusual.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -84,10 +84,14 @@ def read(arguments: argparse.Namespace) -> config.Settings:
 
 def check_sources(settings: config.Settings) -> None:
     """Refuse settings that name no source, or two kinds of them. Raises Misuse."""
-    kinds = {"capture.interfaces": settings.capture.interfaces, "capture.folder": settings.capture.folder}
+    kinds = {
+        "capture.interfaces": settings.capture.interfaces,
+        "capture.folder": settings.capture.folder,
+        "zeek.road": settings.zeek.road,
+    }
     named = [name for name, value in kinds.items() if value]
     if not named:
-        raise Misuse("nothing to listen to: set capture.interfaces or capture.folder, or name an interface with -i")
+        raise Misuse("nothing to listen to: set capture.interfaces, capture.folder or zeek.road, or name an interface with -i")
     if len(named) > 1:
         raise Misuse(f"{named[0]} and {named[1]} are both set: a sensor has one kind of source, so empty one of them")
 
