@@ -71,6 +71,8 @@ class Stored(msgspec.Struct):
     """Name of the model that is watched."""
     watched_since_us: int = 0
     watched_alerts: int = 0
+    using: str = ""
+    """Name of the model in use."""
 
 
 class Learner:
@@ -187,7 +189,8 @@ class Learner:
         """What a restart shall know; `restore` takes it."""
         mode = LEARNING if self.mode == FITTING else self.mode
         watch = (self._watched, self._watched_since_us, self._watched_alerts)
-        return dict(msgspec.to_builtins(Stored(mode, self._recorder.seen, self._again_us, *watch)))
+        using = self._using.name if self._using else ""
+        return dict(msgspec.to_builtins(Stored(mode, self._recorder.seen, self._again_us, *watch, using)))
 
     def restore(self, stored: Mapping[str, object]) -> None:
         """Go on from `stored()`, before flows come; what is damaged, or was before a relearning, is not heeded."""
@@ -204,6 +207,8 @@ class Learner:
         if self._using is not None and before.watched == self._using.name:
             self._watched, self._watched_since_us = before.watched, before.watched_since_us
             self._watched_alerts = before.watched_alerts
+        elif self._using is not None and before.mode == ALERTING and before.using != self._using.name:
+            self._watched = self._using.name  # it was taken into use while the sensor was off
         self._heed()
 
     def close(self) -> None:

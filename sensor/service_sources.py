@@ -143,7 +143,7 @@ def listening(settings: Settings) -> str:
     if settings.zeek.road == "files":
         return settings.zeek.path
     if settings.zeek.road:
-        return f"Zeek by {settings.zeek.road}, {settings.zeek.address or ADDRESSES[settings.zeek.road]}"
+        return f"{settings.zeek.road} {settings.zeek.address or ADDRESSES[settings.zeek.road]}"
     return settings.capture.folder or ", ".join(settings.capture.interfaces)
 
 

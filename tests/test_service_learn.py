@@ -289,3 +289,17 @@ def test_relearning_puts_record_and_models_aside_and_begins_anew(bench: Callable
     assert aside == ["models.before", "record.before"]
     two.see(office(1))
     assert two.recorder.counters()["flows_recorded"] == 80
+
+
+def test_a_model_that_came_while_the_sensor_was_off_is_watched_too(bench: Callable[..., Bench]) -> None:
+    one = bench()
+    before = install(one.site, "20260101T000000Z")
+    assert one.tick(packet_us=BEGIN_US)
+    stored = one.learner.stored()
+    install(one.site, "20260102T000000Z")
+    again = bench()
+    again.learner.restore(stored)
+    again.tick(packet_us=BEGIN_US)
+    again.learner.chosen(many(2 * EXPLODED_LEAST))
+    assert again.tick(packet_us=BEGIN_US + HOUR_US)
+    assert again.learner.model() == before

@@ -189,8 +189,12 @@ def _read_json(held: Any) -> Any:
         return {_read_json(pair["key"]): _read_json(pair["value"]) for pair in data}
     if kind == "none":
         return None
-    wanted = {"boolean": bool, "count": int, "integer": int, "real": (int, float)}.get(kind, str)
-    if not isinstance(data, wanted) or (isinstance(data, bool) and kind != "boolean") or (kind == "count" and data < 0):
+    native: dict[str, tuple[type, ...]] = {"boolean": (bool,), "count": (int,), "integer": (int,), "real": (int, float)}
+    if (
+        not isinstance(data, native.get(kind, (str,)))
+        or (isinstance(data, bool) and kind != "boolean")
+        or (kind == "count" and data < 0)
+    ):
         raise ValueError(f"no {kind}: {data!r}")
     if kind == "port":
         number, _, protocol = data.partition("/")
