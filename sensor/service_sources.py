@@ -158,6 +158,6 @@ def trial(settings: Settings) -> Iterator[str]:
         FolderSource(Path(capture.folder), block_frames=settings.source.block_frames, tell=lambda _event, _line: None)
     else:
         check_interfaces(capture.interfaces, filter_of(settings))
-    yield f"source {listening(settings)}" + (
-        f", filter {filter_of(settings)}" if capture.interfaces and filter_of(settings) else ""
-    )
+    kind = "Zeek, by" if settings.zeek.road else "folder" if capture.folder else "interfaces"
+    only = filter_of(settings) if capture.interfaces else ""
+    yield f"{kind} {listening(settings)}" + (f", filter {only}" if only else "")

@@ -190,11 +190,8 @@ def _read_json(held: Any) -> Any:
     if kind == "none":
         return None
     native: dict[str, tuple[type, ...]] = {"boolean": (bool,), "count": (int,), "integer": (int,), "real": (int, float)}
-    if (
-        not isinstance(data, native.get(kind, (str,)))
-        or (isinstance(data, bool) and kind != "boolean")
-        or (kind == "count" and data < 0)
-    ):
+    sound = isinstance(data, native.get(kind, (str,))) and (not isinstance(data, bool) or kind == "boolean")
+    if not sound or (kind == "count" and data < 0):
         raise ValueError(f"no {kind}: {data!r}")
     if kind == "port":
         number, _, protocol = data.partition("/")
