@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from benchmarks import comparison, peers, promises, table, written
+from benchmarks import comparison, peers, promises, table, written, zeek
 from benchmarks.machine import Machine
 from benchmarks.measure import CommandError
 from benchmarks.recorded import Absent, find_collection, write_recorded
@@ -20,7 +20,7 @@ from benchmarks.store import folder, read_from_disk
 from benchmarks.synthetic import Contents, Flood, Shape, write
 from sensor.spellings import STATISTICS
 
-PARTS = ("flows", "statistics", "peers", "recorded", "whole", "written", "words", "multiflow", "memory")
+PARTS = ("flows", "statistics", "peers", "recorded", "whole", "written", "words", "multiflow", "zeek", "memory")
 HERE = Path(__file__).parent
 T = TypeVar("T")
 FEW = Shape(packets=1_000)
@@ -98,6 +98,7 @@ def measure(chosen: Sequence[str], runs: int, *, quick: bool) -> table.Results:
         ("written", to_tables),
         ("words", words),
         ("multiflow", multiflow),
+        ("zeek", from_zeek),
         ("memory", memory),
     ):
         if name in chosen:
@@ -195,6 +196,11 @@ def words(runs: int, share: int) -> list[table.Figure]:
 def multiflow(runs: int, share: int) -> list[table.Figure]:
     """Measure the multi-flow model, once: it is timed over some seconds however few the flows are."""
     return promises.multiflow(capture(WORDS)[0])
+
+
+def from_zeek(runs: int, share: int) -> list[table.Figure]:
+    """Measure the reading of Zeek's connections, with runs of its own."""
+    return zeek.figures(quick=share > 1)
 
 
 def memory(runs: int, share: int) -> list[table.Figure]:
