@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from sensor import message
 from sensor.addresses import text
+from sensor.conversations import HOUR_US
 from sensor.detect_alert import build, digits
 from sensor.detect_rules_kernel import FLOOD, HOSTS, RAISED, walk
 from sensor.detect_rules_table import FEW, LIVE, MINUTE_US, OVER, ROW, SHED, Table, reenter
@@ -50,7 +51,6 @@ SETS_BYTES = 1 << 24
 LEAST_SEATS = 16
 ALERTS_AN_HOUR = 200
 """Alerts of rules in an hour of packet time: more are not read, and whoever forges sources could fill a disk with them."""
-HOUR_US = 3_600_000_000
 FLOOD_SLOTS = 1024
 """Of a victim's set: the number of its sources is told exactly up to 511, and beyond to some 5 %."""
 

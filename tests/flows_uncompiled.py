@@ -13,25 +13,10 @@ from typing import Any, cast
 os.environ["NUMBA_DISABLE_JIT"] = "1"
 
 import numpy as np
+from guarded import Guarded
 
 from sensor.flow_kernel import Table
 from sensor.flows import FlowTable
-
-
-class Guarded(np.ndarray[Any, Any]):
-    """An array with one index at a time, which must lie inside it."""
-
-    def __getitem__(self, at: Any) -> Any:
-        self.check(at)
-        return super().__getitem__(at)
-
-    def __setitem__(self, at: Any, value: Any) -> None:
-        self.check(at)
-        super().__setitem__(at, value)
-
-    def check(self, at: Any) -> None:
-        if isinstance(at, int | np.integer) and not 0 <= at < len(self):
-            raise IndexError(f"{at} of {len(self)}")
 
 
 def main(packets: str, flows: str, table_flows: int) -> None:

@@ -14,6 +14,7 @@ import captures_read
 import numba
 import numpy as np
 import pytest
+from guarded import Guarded
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -90,22 +91,6 @@ def walk(
         assert len(found) < 10_000
     module.give_back(data, rings)
     return found
-
-
-class Guarded(np.ndarray[Any, Any]):
-    """An array that refuses an index below or beyond it."""
-
-    def __getitem__(self, at: Any) -> Any:
-        self.check(at)
-        return super().__getitem__(at)
-
-    def __setitem__(self, at: Any, value: Any) -> None:
-        self.check(at)
-        super().__setitem__(at, value)
-
-    def check(self, at: Any) -> None:
-        if isinstance(at, int | np.integer) and not 0 <= at < len(self):
-            raise IndexError(f"{at} of {len(self)}")
 
 
 @functools.cache

@@ -8,7 +8,7 @@ https://www.elastic.co/docs/reference/ecs
 from __future__ import annotations
 
 from sensor.schema import Alert
-from sensor.sinks.texts import Table, iso_utc, nested, printable
+from sensor.sinks.texts import JUDGED, Table, iso_utc, nested, printable
 
 VERSION = "8.17.0"
 SEVERITY = {"low": 21, "medium": 47, "high": 73, "critical": 99}
@@ -75,12 +75,7 @@ FIELDS: Table = (
     ("netseq.severity", lambda alert, _: alert.severity),
     ("netseq.icmp_type", lambda alert, _: _icmp(alert, alert.src_port)),
     ("netseq.icmp_answer", lambda alert, _: _icmp(alert, alert.dest_port)),
-    ("netseq.score", lambda alert, _: alert.score),
-    ("netseq.measure", lambda alert, _: alert.measure),
-    ("netseq.verdict", lambda alert, _: alert.verdict),
-    ("netseq.p_value", lambda alert, _: alert.p_value),
-    ("netseq.per_day", lambda alert, _: alert.per_day),
-    ("netseq.count", lambda alert, _: alert.count),
+    *JUDGED,
     ("netseq.reasons", lambda alert, _: alert.reasons),
 )
 """ECS's names, and what stands there for an alert and the name of this sensor."""

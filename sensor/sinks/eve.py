@@ -11,7 +11,7 @@ import base64
 import zlib
 
 from sensor.schema import Alert
-from sensor.sinks.texts import Table, iso_utc, nested, printable
+from sensor.sinks.texts import JUDGED, Table, iso_utc, nested, printable
 
 GENERATOR = 9477
 """gid of netseq's alerts: its port, too. Suricata itself has 1 to 3."""
@@ -85,12 +85,7 @@ FIELDS: Table = (
     ("netseq.msg", lambda alert, _: alert.msg),
     ("netseq.severity", lambda alert, _: alert.severity),
     ("netseq.uid", lambda alert, _: None if alert.uid is None else printable(alert.uid)),
-    ("netseq.score", lambda alert, _: alert.score),
-    ("netseq.measure", lambda alert, _: alert.measure),
-    ("netseq.verdict", lambda alert, _: alert.verdict),
-    ("netseq.p_value", lambda alert, _: alert.p_value),
-    ("netseq.per_day", lambda alert, _: alert.per_day),
-    ("netseq.count", lambda alert, _: alert.count),
+    *JUDGED,
     ("netseq.first_seen", lambda alert, _: iso_utc(alert.first_seen_us)),
     ("netseq.last_seen", lambda alert, _: iso_utc(alert.last_seen_us)),
     ("netseq.model", lambda alert, _: alert.model),

@@ -15,6 +15,16 @@ NOT_A_TIME = np.iinfo(np.int64).min
 Table = Iterable[tuple[str, Callable[[Alert, str], object]]]
 """Dotted names, and what stands there for an alert and the name of this sensor; None leaves the field out."""
 
+JUDGED: tuple[tuple[str, Callable[[Alert, str], object]], ...] = (
+    ("netseq.score", lambda alert, _: alert.score),
+    ("netseq.measure", lambda alert, _: alert.measure),
+    ("netseq.verdict", lambda alert, _: alert.verdict),
+    ("netseq.p_value", lambda alert, _: alert.p_value),
+    ("netseq.per_day", lambda alert, _: alert.per_day),
+    ("netseq.count", lambda alert, _: alert.count),
+)
+"""How an alert was judged: no other schema has words for it."""
+
 
 def iso_utc(ts_us: int) -> str:
     """Write microseconds since the epoch in ISO 8601, UTC: 2011-03-18T19:06:07.096535Z. Any 64-bit time has a text."""

@@ -18,8 +18,6 @@ from sensor.sources.lines import Damages
 
 ADDRESSES_KEPT = 1_000_000
 """Distinct spellings of addresses remembered; then the memory starts afresh."""
-LONGEST_KEPT = 64
-"""Signs of a spelling that is remembered: an address with its zone has fewer, and what is none may be megabytes long."""
 ADDRESS_BYTES = 64
 """The longest address has 45 letters, before its zone; what is longer is none and not remembered: it may be megabytes."""
 
@@ -52,9 +50,19 @@ class AddressBook(dict[bytes | str, bytes]):
                 packed = _MAPPED + socket.inet_pton(socket.AF_INET, name)
         except (OSError, UnicodeEncodeError, ValueError):
             pass
-        if len(text) <= LONGEST_KEPT:
-            self[text] = packed
+        self[text] = packed
         return packed
+
+
+def good_rows(
+    rows: int, bad: Mapping[int, tuple[str, str]], damages: Damages, path: str, lines: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """(rows,) false for the `bad` ones, which are now reported; `lines` holds each row's line number."""
+    keep = np.ones(rows, np.bool_)
+    for row, (kind, reason) in sorted(bad.items()):
+        keep[row] = False
+        damages.add(kind, path, int(lines[row]), reason)
+    return keep
 
 
 class Columns:
@@ -151,8 +159,4 @@ class Columns:
 
     def good(self, damages: Damages, path: str, lines: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(rows,) false for bad rows, which are now reported; `lines` holds each row's line number."""
-        keep = np.ones(self.rows, np.bool_)
-        for row, (kind, reason) in sorted(self.bad.items()):
-            keep[row] = False
-            damages.add(kind, path, int(lines[row]), reason)
-        return keep
+        return good_rows(self.rows, self.bad, damages, path, lines)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensor.kernels import load32, part
-from sensor.sources.columns import AddressBook
+from sensor.sources.columns import AddressBook, good_rows
 from sensor.sources.lines import Damages
 
 (
@@ -157,8 +157,4 @@ class NumberCells:
 
     def good(self, damages: Damages, path: str, lines: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(rows,) false for bad rows, which are now reported; `lines` holds the number of each row's message."""
-        keep = np.ones(self.rows, np.bool_)
-        for row, (kind, reason) in sorted(self.bad.items()):
-            keep[row] = False
-            damages.add(kind, path, int(lines[row]), reason)
-        return keep
+        return good_rows(self.rows, self.bad, damages, path, lines)
