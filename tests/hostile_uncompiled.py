@@ -101,7 +101,8 @@ class Chain:
 
 def guard(chain: Chain) -> None:
     """Put every array that a kernel indexes by a signed number into one that refuses what lies outside."""
-    from flows_uncompiled import Guarded  # noqa: PLC0415  # switches numba off
+    import flows_uncompiled  # noqa: F401, PLC0415  # switches numba off
+    from guarded import Guarded  # noqa: PLC0415
 
     from sensor.flow_kernel import Table  # noqa: PLC0415
     from sensor.sources import merge, stride, walk  # noqa: PLC0415
