@@ -1,0 +1,1 @@
+"""The laboratory: servers, clients and attack tools in network namespaces, captured on the wire, labelled by construction."""
