@@ -1,0 +1,29 @@
+"""The servers of the laboratory: real ones, each with a configuration of its own that is written into the run's folder."""
+
+from __future__ import annotations
+
+from ..site import LabError, Site
+from .service import Launch, Service, found
+
+__all__ = ["SERVICES", "Launch", "Service", "missing", "wanting"]
+
+SERVICES: dict[str, Service] = {
+    service.name: service
+    for service in (
+        # ordinary
+        # what attacks need of the outside: c2, drop, tunneldns
+    )
+}
+
+
+def wanting(site: Site) -> list[tuple[str, str]]:
+    """Which programs the site's services need and this machine lacks, each with its Debian package."""
+    used = {name for host in site.hosts if not host.down for name in host.services}
+    asked = [pair for name in sorted(used) for pair in zip(SERVICES[name].programs, SERVICES[name].packages, strict=True)]
+    return [pair for pair in dict.fromkeys(asked) if found(pair[0]) is None]
+
+
+def missing(site: Site) -> None:
+    """Refuse, with LabError, a site whose servers are not all installed."""
+    for program, package in wanting(site):
+        raise LabError(f"{program} is not installed: apt-get install {package}")
