@@ -1,4 +1,4 @@
-"""The laboratory's people and their passwords: known to servers (which let them in), clients (who log in) and guessers (who mostly fail).
+"""The laboratory's people and their passwords: known to servers, to clients (they log in) and to guessers (they mostly fail).
 
 They exist in the laboratory alone: servers see them in a passwd file that is laid over the machine's in a mount namespace of
 their own. Wrong passwords are never a right one, so that an attack's outcome is known before it starts.
@@ -61,7 +61,7 @@ def account(name: str) -> Account:
 
 def wrong_passwords(seed: int) -> Iterator[str]:
     """Passwords that open nothing, without end: as people choose them at first, then random ones."""
-    chance = random.Random(seed)  # noqa: S311 - test traffic, no secret
+    chance = random.Random(seed)
     right = {person.password for person in PEOPLE}
     usual = [begin + end for word in _WORDS for begin in (word, word.capitalize()) for end in _ENDS]
     chance.shuffle(usual)

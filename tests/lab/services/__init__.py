@@ -7,13 +7,11 @@ from .service import Launch, Service, found
 
 __all__ = ["SERVICES", "Launch", "Service", "missing", "wanting"]
 
-SERVICES: dict[str, Service] = {
-    service.name: service
-    for service in (
-        # ordinary
-        # what attacks need of the outside: c2, drop, tunneldns
-    )
-}
+_ORDINARY: tuple[Service, ...] = ()
+_FOR_ATTACKS: tuple[Service, ...] = ()
+"""What attacks need at their other end: c2, drop, tunneldns."""
+
+SERVICES: dict[str, Service] = {service.name: service for service in (*_ORDINARY, *_FOR_ATTACKS)}
 
 
 def wanting(site: Site) -> list[tuple[str, str]]:

@@ -1,8 +1,8 @@
 """What a service is to the laboratory: the programs it needs, the ports it answers at, and how it is started.
 
-A service writes a configuration of its own below the run's folder (`DIR/services/HOST/NAME`) and hands the command to `launch`, which
-runs it in the host's namespace and ends it with the run: in the foreground, never as a daemon. What clients need of a service
-besides its address (the authority's certificate, keys) lies below `DIR/services` too. Called by run.py.
+A service writes a configuration of its own below the run's folder (`DIR/services/HOST/NAME`) and hands the command to `launch`,
+which runs it in the host's namespace and ends it with the run: in the foreground, never as a daemon. What clients need of a
+service besides its address (the authority's certificate, keys) lies below `DIR/services` too. Called by run.py.
 """
 
 from __future__ import annotations
