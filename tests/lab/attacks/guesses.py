@@ -91,7 +91,7 @@ def login_guess(attack: Attack, site: Site, run: Path) -> Iterator[Line]:
 
 
 TOOLS = ("patator", "hydra")
-FORM: Mapping[str, Value] = {"port": 80, "path": "/login", "user_field": "user", "password_field": "password"}
+FORM: Mapping[str, Value] = {"port": 80, "path": "/login", "user_field": "username", "password_field": "password"}
 
 KINDS = (
     Kind("ssh_guess", "SSH-Patator", TOOLS, TOOLS, {**TAKES, "port": 22}, ssh_guess, "passwords tried at SSH", quiet=True),
