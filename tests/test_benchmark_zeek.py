@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks.measure import Spread
-from benchmarks.zeek import PROMISED, rows
+from benchmarks.run_zeek_bus import Outcome, Told
+from benchmarks.zeek import PROMISED, beside, rows
 
 
 def test_what_is_promised_is_held_to_it_by_its_median_and_the_rest_is_told() -> None:
@@ -13,3 +16,21 @@ def test_what_is_promised_is_held_to_it_by_its_median_and_the_rest_is_told() -> 
     assert figures[0].measured == "250,000 (100,000-900,000) connections per CPU second"
     assert figures[0].target == f"{PROMISED['tsv']:,}"
     assert figures[2].target == ""
+
+
+@pytest.mark.parametrize(
+    ("outage", "slow", "alert_ms", "verdicts"),
+    [
+        (Outcome(10, 10, 0, 0, 1.0), Outcome(10, 4, 6, 0, 1.0), 50.0, ["ok", "ok", "ok"]),
+        (Outcome(10, 9, 0, 0, 1.0), Outcome(10, 4, 5, 0, 1.0), 50.1, ["missed", "missed", "missed"]),
+        (Outcome(10, 9, 1, 0, 1.0), Outcome(10, 4, 6, 1, 1.0), 3.0, ["missed", "ok", "missed"]),
+    ],
+)
+def test_beside_zeek_nothing_is_lost_unseen_and_its_queue_stays_empty(
+    outage: Outcome, slow: Outcome, alert_ms: float, verdicts: list[str]
+) -> None:
+    figures = beside(Told(outage, Spread.of([alert_ms]), slow, None))
+    assert [figure.verdict for figure in figures] == [*verdicts, ""]
+    assert "not measured" in figures[-1].measured
+    with_disk = beside(Told(outage, Spread.of([alert_ms]), slow, slow))
+    assert with_disk[-1].verdict == "missed"  # a disk that stands still is no reason to shed
