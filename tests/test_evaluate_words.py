@@ -11,7 +11,7 @@ from test_train_command import write_log
 
 from sensor.commands import datasets
 from sensor.commands.evaluate import main
-from sensor.commands.evaluate_words import _labelled
+from sensor.commands.label_files import labelled
 from sensor.labels import Labels
 
 FAST = ("--resamples", "20")
@@ -122,12 +122,12 @@ def test_a_label_file_stands_in_for_labels(log: Path, tmp_path: Path) -> None:
 def test_flows_that_no_line_matches_keep_their_label_and_without_one_nobody_judged_them(log: Path, tmp_path: Path) -> None:
     labels = Labels.parse(b"dst_port,label\n5888,Background\n80,BENIGN\n", "x.csv")
     own = datasets.read(str(log))
-    told = _labelled(own, labels)
+    told = labelled(own, [labels])
     swept = own.flows["dst_port"] == 5888
     assert told.unsure[swept].all()
     np.testing.assert_array_equal(told.labels[~swept], own.labels[~swept])
     assert not told.unsure[~swept].any()
-    bare = _labelled(own._replace(labels=np.zeros(len(own.flows), "U1"), judged=False), labels)
+    bare = labelled(own._replace(labels=np.zeros(len(own.flows), "U1"), judged=False), [labels])
     np.testing.assert_array_equal(bare.unsure, own.flows["dst_port"] != 80)
 
 

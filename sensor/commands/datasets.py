@@ -94,7 +94,7 @@ def held(path: str, kinds: Sequence[str] = KINDS, *, statistics: bool = False) -
         if len(found) == len(kinds) or not inside.is_file():
             continue
         kind = kind_of(str(inside))
-        if kind in kinds and kind not in found and _is_one(str(inside), kind, statistics=statistics):
+        if kind in kinds and kind not in found and is_one(str(inside), kind, statistics=statistics):
             found[kind] = str(inside)
     return found
 
@@ -118,7 +118,8 @@ def open_kind(path: str, kind: str, *, statistics: bool = False) -> Source:
     return FlowCsvSource([path], statistics=statistics) if kind == "flow-csv" else CaptureSource([path])
 
 
-def _is_one(path: str, kind: str, *, statistics: bool) -> bool:
+def is_one(path: str, kind: str, *, statistics: bool) -> bool:
+    """Tell whether the reader of one of KINDS takes a file."""
     try:
         open_kind(path, kind, statistics=statistics)
     except (NotAConnLog, NotAFlowTable, NotACapture):

@@ -31,6 +31,7 @@ Examples:
   netseq-evaluate words office conn.log --train benign/  a model of one's own beside n-grams that saw what it was trained on
   netseq-evaluate words conn.log --html report.html      the report with its figures, as one file
   netseq-evaluate words trace.pcap --labels labels.csv   a capture, with labels by time and host (docs/labels.md)
+  netseq-evaluate words lab/                             a folder with captures and their labels.csv
   netseq-evaluate multiflow flows/ tuesday.csv           a multi-flow model beside other classifiers, on an honest split
   netseq-evaluate amf-lstm --data MachineLearningCVE/    the paper's Table 1, with the whole of CICIDS2017
 

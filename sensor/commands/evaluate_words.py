@@ -26,6 +26,7 @@ from models.resident import Scored, Scorer
 from models.voices import Baselines, baselines, voices
 from sensor.commands.datasets import DataSet, fingerprint
 from sensor.commands.evaluate_examples import examples
+from sensor.commands.label_files import FILE_NAME, LabelFiles, labelled
 from sensor.commands.misuse import Misuse
 from sensor.commands.report import Bars, Curves, Report, Table, Value, machine, precision, roc
 from sensor.commands.train import Progress, labelled_rows, rows_of
@@ -78,18 +79,21 @@ def measure(arguments: argparse.Namespace) -> tuple[Report, bool]:
     model, files = chosen(arguments.files)
     bundle = load(model)
     vocabulary = Vocabulary.from_json(bundle.manifest.vocabulary)
-    labels = Labels.read(arguments.labels) if arguments.labels else None
+    named = LabelFiles([Labels.read(arguments.labels)] if arguments.labels else [], files)
+    beside = LabelFiles([], arguments.train)
     with Progress(shown=not arguments.quiet and sys.stderr.isatty()) as progress:
-        training = [progress.read(path) for path in arguments.train]
+        training = [labelled(progress.read(path), beside.of(path)) for path in arguments.train]
         against = _against(bundle, vocabulary, training, arguments.validation)
-        sites = [_site(_labelled(progress.read(path), labels), bundle, vocabulary, against, arguments.train) for path in files]
+        sites = [
+            _site(labelled(progress.read(path), named.of(path)), bundle, vocabulary, against, arguments.train) for path in files
+        ]
     if not any(site.rows.attack.any() for site in sites):
         raise Misuse(f"{', '.join(files)}: no row has an attack's label: --labels names a file that tells the attacks")
     units = [flows_of(sites), *hours_of(sites)]
     report = Report(f"{bundle.manifest.name} {bundle.manifest.version} on {', '.join(files)}")
     report.warnings += list(_warnings(bundle, sites, files))
     report.facts += _facts(arguments, model, bundle, sites, training)
-    report.facts += [("labels", line) for line in (labels.report().splitlines() if labels else [])]
+    report.facts += [("labels", line) for line in named.report()]
     report.tables.append(alerts_table(sites))
     for unit in units:
         report.tables += _tables(unit, arguments.resamples, arguments.seed)
@@ -100,25 +104,12 @@ def measure(arguments: argparse.Namespace) -> tuple[Report, bool]:
 
 def chosen(files: Sequence[str]) -> tuple[Path, list[str]]:
     """Tell a model's folder, if it is named first, from the traffic. Raises Misuse where there is no traffic."""
-    if not (Path(files[0]) / "manifest.json").is_file():
+    first = Path(files[0])
+    if not (first / "manifest.json").is_file() or (first / FILE_NAME).is_file():  # a data set may have a manifest too
         return DEFAULT_MODEL, list(files)
     if len(files) == 1:
         raise Misuse(f"{files[0]}: it is a model: name labelled traffic to measure it on")
-    return Path(files[0]), list(files[1:])
-
-
-def _labelled(data: DataSet, labels: Labels | None) -> DataSet:
-    """The data set with the labels of a label file, where there is one.
-
-    They go before its own; a flow that no line matches keeps its own, and without any nobody has judged it (docs/labels.md).
-    """
-    if labels is None:
-        return data
-    found = labels.of(data.flows)
-    matched = found >= 0
-    texts = np.where(matched, np.array(["", *labels.names], dtype=np.str_)[found + 1], data.labels)
-    own = data.unsure if data.judged else np.ones(len(texts), np.bool_)
-    return data._replace(labels=texts, unsure=np.where(matched, np.array([False, *labels.unsure])[found + 1], own))
+    return first, list(files[1:])
 
 
 def _against(bundle: Bundle, vocabulary: Vocabulary, training: Sequence[DataSet], share: float) -> Baselines:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import repeat
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -23,13 +22,14 @@ from numpy.typing import NDArray
 from models.flowset import UNJUDGED, FlowSet, class_counts
 from sensor.commands.classes import Classes
 from sensor.commands.datasets import Source, batches_of, damaged_places, fingerprint, lost_of, only_kind, open_kind
+from sensor.commands.flow_labels import Judge
+from sensor.commands.label_files import LabelFiles
 from sensor.commands.misuse import Misuse
 from sensor.commands.terminal import printable
 from sensor.conversations import Conversations, as_one_host
 from sensor.decode import Decoder
 from sensor.labels import Labels
 from sensor.schema import FlowBatch
-from sensor.sources.finished import Labels as Texts
 from sensor.sources.flow_rows import header_of
 from sensor.sources.flowcsv import FlowCsvSource
 from sensor.sources.lines import head_of
@@ -47,8 +47,6 @@ TOLD = 10
 
 By: TypeAlias = Literal["pair", "host"]
 """Whose flows are a sequence: those of two hosts with each other, or all that a host began."""
-Pair: TypeAlias = tuple[str, str]
-"""Text and detail of a label, as sources tell them."""
 
 
 class DataRead(NamedTuple):
@@ -90,7 +88,7 @@ class Read(NamedTuple):
     evicted: int
     """Sequences that lost their place because there were too many of them."""
     as_published: bool
-    labels: Labels | None
+    labels: LabelFiles
 
     @property
     def damaged(self) -> int:
@@ -112,8 +110,7 @@ class Read(NamedTuple):
             lines += one.damages
             if one.damaged > len(one.damages):
                 lines.append(f"{one.path}: {one.damaged - len(one.damages):,} more places could not be read")
-        if self.labels is not None:
-            lines += self.labels.report().splitlines()
+        lines += self.labels.report()
         return [printable(line) for line in lines]
 
 
@@ -129,16 +126,19 @@ def read(
 ) -> Read:
     """Read files or folders into one set; `columns` are names of `spellings.STATISTICS`.
 
-    Columns of a table that follow other rules than netseq's are unknown unless `as_published`. `tell` hears the share read
-    so far. Raises Misuse where no flow has a class or no column a value, NotAConnLog, NotAFlowTable, NotACapture.
+    A folder's own label file comes after `labels`. Columns of a table that follow other rules than netseq's are unknown unless
+    `as_published`. `tell` hears the share read so far. Raises Misuse where no flow has a class or no column a value, and
+    LabelsError, NotAConnLog, NotAFlowTable, NotACapture.
     """
-    gather, judge, data = _Gather(columns, sequence), _Judge(classes, labels), list[DataRead]()
+    files = LabelFiles([labels] if labels is not None else [], paths)
+    gather, judge, data = _Gather(columns, sequence), Judge(classes), list[DataRead]()
     for place, path in enumerate(paths):
 
         def told(share: float, place: int = place) -> None:
             if tell is not None:
                 tell((place + share) / len(paths))
 
+        judge.begin(files.of(path))
         data.append(_read_one(path, gather, judge, as_published=as_published, tell=told))
     flows = gather.flows(judge)
     unknown, unjudged = judge.unknown(), judge.unjudged()
@@ -154,11 +154,11 @@ def read(
     counted = class_counts(flows.label, len(classes.names)).tolist()
     counts = dict(zip(classes.names, counted, strict=True))
     return Read(
-        flows, tuple(columns), tuple(data), counts, unknown, unjudged, gather.empty, gather.evicted, as_published, labels
+        flows, tuple(columns), tuple(data), counts, unknown, unjudged, gather.empty, gather.evicted, as_published, files
     )
 
 
-def _read_one(path: str, gather: _Gather, judge: _Judge, *, as_published: bool, tell: Callable[[float], None]) -> DataRead:
+def _read_one(path: str, gather: _Gather, judge: Judge, *, as_published: bool, tell: Callable[[float], None]) -> DataRead:
     """Read one file or folder behind the ones before."""
     kind = only_kind(path, statistics=True)
     whole = open_kind(path, kind, statistics=True)
@@ -232,64 +232,6 @@ def _told_by(path: Path, *, table: bool) -> tuple[bool, bool]:
     return any(line.startswith(b"#fields") and b"label" in line for line in head.split(b"\n")), True
 
 
-class _Judge:
-    """The distinct labels met so far, as numbers; which class each is, and how many flows have it."""
-
-    def __init__(self, classes: Classes, labels: Labels | None) -> None:
-        self._classes = classes
-        self._labels = labels
-        self._numbers: dict[Pair | None, int] = {None: 0}
-        self._rows = np.zeros(1, np.int64)
-        texts = Texts()
-        pairs = [texts.known[texts.place(line.label, "")] for line in labels.lines] if labels is not None else []
-        self._of_line = np.array([self._number(pair) for pair in pairs], np.int64)
-
-    def _number(self, pair: Pair | None) -> int:
-        return self._numbers.setdefault(pair, len(self._numbers))
-
-    def labels_of(self, batch: FlowBatch, *, labelled: bool) -> NDArray[np.int32]:
-        """(n,) number of each flow's label; 0 for none."""
-        if batch.labels is not None and (labelled or batch.statistics is None):
-            pairs = zip(batch.labels, batch.details or repeat(""), strict=False)
-            numbers = np.array([self._number(pair) for pair in pairs], np.int32)
-        else:
-            numbers = np.zeros(len(batch.flows), np.int32)
-        if self._labels is not None:
-            lines = self._labels.of(batch.flows)
-            numbers = np.where(lines >= 0, self._of_line[lines], numbers).astype(np.int32)
-        counted = np.bincount(numbers, minlength=len(self._numbers))
-        counted[: len(self._rows)] += self._rows
-        self._rows = counted
-        return numbers
-
-    def classes_of(self, numbers: NDArray[np.int32]) -> NDArray[np.int64]:
-        """(n,) class of each flow by the number of its label."""
-        return np.array([UNJUDGED if pair is None else self._class(pair) for pair in self._numbers], np.int64)[numbers]
-
-    def unknown(self) -> dict[str, int]:
-        """Labels of attacks, or of benign flows, that no class knows, with their rows."""
-        return {
-            repr(text or "benign") + (f" ({detail})" if text and detail else ""): rows
-            for (text, detail), rows in self._without_class()
-            if text or self._classes.number("") == UNJUDGED
-        }
-
-    def unjudged(self) -> dict[str, int]:
-        """Rows that nobody judged, by what they are."""
-        told = {"flows without a label": int(self._rows[0])} if self._rows[0] else {}
-        if self._classes.benign == UNJUDGED:
-            return told
-        return told | {f"flows labelled {detail!r}": rows for (text, detail), rows in self._without_class() if not text}
-
-    def _without_class(self) -> Iterator[tuple[Pair, int]]:
-        for pair, rows in zip(self._numbers, self._rows.tolist(), strict=False):
-            if pair is not None and rows and self._class(pair) == UNJUDGED:
-                yield pair, rows
-
-    def _class(self, pair: Pair) -> int:
-        return self._classes.number(*pair)
-
-
 class _Gather:
     """Rows of statistics, labels and sequences, batch by batch."""
 
@@ -359,7 +301,7 @@ class _Gather:
         """Columns without a value in any row."""
         return tuple(name for name, known in zip(self.columns, self._known, strict=True) if not known)
 
-    def flows(self, judge: _Judge) -> FlowSet:
+    def flows(self, judge: Judge) -> FlowSet:
         """All rows as one set."""
         return FlowSet(
             np.concatenate([np.empty((0, len(self.columns)), np.float32), *self._rows]),

@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # what these import is slow, and is not needed to tell of a m
     from models.checkpoint import Bundle, Manifest
     from models.train import Epoch
     from sensor.commands.datasets import DataSet
-    from sensor.labels import Labels
+    from sensor.commands.label_files import LabelFiles
     from sensor.words import Vocabulary
 
 NAME = "netseq-train"
@@ -42,6 +42,9 @@ Examples:
   netseq-train words conn.log --from DEFAULT --output office further training of the model that comes along
   netseq-train words conn.log --attacks labelled/ --output office
                                                               fit the verdict's weights on labelled attacks
+  netseq-train words lab/ monday.pcap --attacks lab/ --output office
+                                                              lab/ has captures and their labels.csv: its benign flows
+                                                              are learned, its attacks weighed
 Rows that a log labels as attacks are never trained on. The last 20 % of each data set are held back to validate and
 calibrate (--validation). A model is a folder; give it to netseq-replay with --model.
 
@@ -109,9 +112,13 @@ def _add_what(what: argparse._ArgumentGroup) -> None:
     what.add_argument(
         "--from", dest="begin", metavar="DIR", help='train this model further ("DEFAULT": the one that comes along)'
     )
-    what.add_argument("--attacks", nargs="+", default=[], metavar="FILE", help="labelled conn.logs to fit the verdict on")
+    what.add_argument("--attacks", nargs="+", default=[], metavar="FILE", help="labelled traffic to fit the verdict on")
     what.add_argument(
-        "--labels", nargs="+", default=[], metavar="CSV", help="label files (docs/labels.md) that tell attacks in FILEs"
+        "--labels",
+        nargs="+",
+        default=[],
+        metavar="CSV",
+        help="label files that tell attacks in all these (a folder's labels.csv tells of itself)",
     )
     what.add_argument("--licence", default="", help="licence of the data, for the manifest")
 
@@ -163,18 +170,20 @@ def train(arguments: argparse.Namespace, command: str) -> int:
 
     from models.checkpoint import ModelDoesNotFit, save  # noqa: PLC0415
     from sensor.kernels import prepare_cache  # noqa: PLC0415
+
+    prepare_cache()  # before anything below imports a kernel
+    from sensor.commands.label_files import LabelFiles, labelled  # noqa: PLC0415
     from sensor.labels import Labels, LabelsError  # noqa: PLC0415
     from sensor.sources.faults import NotACapture, NotAConnLog  # noqa: PLC0415
     from sensor.sources.flowcsv import NotAFlowTable  # noqa: PLC0415
     from sensor.vocabulary import VocabularyDoesNotFit  # noqa: PLC0415
 
-    prepare_cache()
     torch.set_num_threads(arguments.threads)
     try:
-        labels = [Labels.read(path) for path in arguments.labels]
+        labels = LabelFiles([Labels.read(path) for path in arguments.labels], [*arguments.files, *arguments.attacks])
         with Progress(shown=not arguments.quiet and sys.stderr.isatty()) as progress:
-            data = [labelled(progress.read(path), labels) for path in arguments.files]
-            bundle = learn(arguments, command, data, progress)
+            data = [labelled(progress.read(path), labels.of(path)) for path in arguments.files]
+            bundle = learn(arguments, command, data, labels, progress)
     except (NotACapture, NotAConnLog, NotAFlowTable, LabelsError, ModelDoesNotFit, VocabularyDoesNotFit) as error:
         raise Misuse(str(error)) from error
     try:
@@ -182,21 +191,28 @@ def train(arguments: argparse.Namespace, command: str) -> int:
     except OSError as error:  # a full disk, most likely
         return fail(NAME, f"{arguments.output}: the model cannot be written: {error.strerror}", DAMAGED)
     if not arguments.quiet:
-        print(summary(arguments, manifest, bundle, data))
+        print(summary(arguments, manifest, bundle, data, labels))
     damaged = [one for one in data if one.damaged]
     for one in damaged:
         fail(NAME, f"{one.path}: parts of it could not be read; the rest was trained on", DAMAGED)
     return DAMAGED if damaged else DONE
 
 
-def learn(arguments: argparse.Namespace, command: str, data: Sequence[DataSet], progress: Progress) -> Bundle:
+def learn(
+    arguments: argparse.Namespace, command: str, data: Sequence[DataSet], labels: LabelFiles, progress: Progress
+) -> Bundle:
     """From data sets to a model that is trained, weighed and calibrated. Raises Misuse when they are too little."""
     from models.assemble import assemble  # noqa: PLC0415
     from models.train import Settings  # noqa: PLC0415
+    from sensor.commands.label_files import labelled  # noqa: PLC0415
 
+    read = {one.path: one for one in data}  # what is in both is read once
     plan = lay_out(arguments, command, data)
     training = [rows_of(one, plan.vocabulary, benign_only=True) for one in data]
-    attacks = [labelled_rows(progress.read(path), plan.vocabulary, arguments.files) for path in arguments.attacks]
+    attacks = [
+        labelled_rows(read.get(path) or labelled(progress.read(path), labels.of(path)), plan.vocabulary, arguments.files)
+        for path in arguments.attacks
+    ]
     if attacks and not any(rows.attack.any() for rows in attacks):
         raise Misuse(f"{', '.join(arguments.attacks)}: no row has an attack's label, and --attacks wants some")
     try:
@@ -287,18 +303,6 @@ def rows_of(data: DataSet, vocabulary: Vocabulary, *, benign_only: bool) -> Rows
     return Rows(vocabulary.words(flows, turns), turns.slots, turns.restart, turns.hour, attack, benign)
 
 
-def labelled(data: DataSet, labels: Sequence[Labels]) -> DataSet:
-    """The data set with what label files say of its flows; what no line of them matches keeps its own label, or none."""
-    import numpy as np  # noqa: PLC0415
-
-    for one in reversed(labels):  # the first file has the last word
-        found = one.of(data.flows)
-        texts = np.where(found >= 0, np.array(["", *one.names], dtype=np.str_)[found + 1], data.labels)
-        unsure = np.where(found >= 0, np.array([False, *one.unsure])[found + 1], data.unsure)
-        data = data._replace(labels=texts, unsure=unsure)
-    return data
-
-
 def labelled_rows(data: DataSet, vocabulary: Vocabulary, trained: Sequence[str]) -> Rows:
     """Rows of a labelled log for the verdict; if it was trained on as well, its benign rows are left out."""
     rows = rows_of(data, vocabulary, benign_only=False)
@@ -344,8 +348,12 @@ class Progress:
         self._bars.update(self._task, description=doing, completed=done, total=total)
 
 
-def summary(arguments: argparse.Namespace, manifest: Manifest, bundle: Bundle, data: Sequence[DataSet]) -> str:
+def summary(
+    arguments: argparse.Namespace, manifest: Manifest, bundle: Bundle, data: Sequence[DataSet], labels: LabelFiles
+) -> str:
     """What was made, in a few lines."""
+    from sensor.commands.terminal import printable  # noqa: PLC0415
+
     left_out = sum(len(one.flows) - len(one.benign()) for one in data)
     lost = Counter[str]()
     for one in data:
@@ -357,6 +365,7 @@ def summary(arguments: argparse.Namespace, manifest: Manifest, bundle: Bundle, d
         f"held back    {manifest.validation_nats:.3f} nats a word",
         f"calibrated   on {bundle.calibration.n:,} conversation-hours, {bundle.calibration.per_day:,.0f} a day",
         *(f"left out     {number:,} {what}" for what, number in lost.most_common()),
+        *(f"labels       {printable(line)}" for line in labels.report()),
     ]
     return "\n".join(lines)
 
