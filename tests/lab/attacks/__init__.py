@@ -5,7 +5,7 @@ One file for each family; what a kind is, kind.py says; how an instance is run a
 
 from __future__ import annotations
 
-from . import floods, guesses, scans, slow
+from . import floods, guesses, scans, slow, standins_inside, standins_quiet, standins_web
 from .kind import Kind
 
 KINDS: dict[str, Kind] = {
@@ -15,7 +15,9 @@ KINDS: dict[str, Kind] = {
         *slow.KINDS,
         *floods.KINDS,
         *scans.KINDS,
-        # stand-ins: *standins.KINDS
+        *standins_web.KINDS,
+        *standins_inside.KINDS,
+        *standins_quiet.KINDS,
     )
 }
 """Every kind that a description may name."""

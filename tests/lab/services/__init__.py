@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from ..site import LabError, Site
+from . import c2, drop, tunneldns
 from .service import Launch, Service, found
 
-__all__ = ["SERVICES", "Launch", "Service", "missing", "wanting"]
+__all__ = ["SERVICES", "Launch", "Service", "missing", "ready", "wanting"]
 
-_ORDINARY: tuple[Service, ...] = ()
-_FOR_ATTACKS: tuple[Service, ...] = ()
+_ORDINARY = (*dns.SERVICES, *web.SERVICES, *mail.SERVICES, *files.SERVICES, *sql.SERVICES, *lasting.SERVICES)
+_FOR_ATTACKS: tuple[Service, ...] = (c2.SERVICE, drop.SERVICE, tunneldns.SERVICE)
 """What attacks need at their other end: c2, drop, tunneldns."""
 
 SERVICES: dict[str, Service] = {service.name: service for service in (*_ORDINARY, *_FOR_ATTACKS)}

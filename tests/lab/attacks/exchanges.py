@@ -1,0 +1,54 @@
+"""Command-like exchanges with the laboratory's own servers: few bytes in, some more out, at the pace of somebody who types.
+
+The client asks for every "command" ahead: so many random bytes after so many milliseconds. So all that is random is drawn
+from the instance's seed, and the server (services/sink.py) keeps nothing. Used by infiltration and, inside its tunnel, by
+dns_tunnel.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+import time
+from types import TracebackType
+from typing import Self
+
+from ..services.sink import FRAME, LONGEST_ANSWER_BYTES, LONGEST_DELAY_MS
+from .standins import PATIENCE_S, PIECE_BYTES, SETTLE_S, Ends
+
+
+class Exchanges:
+    """One connection over which bytes go out and asked-for bytes come back."""
+
+    def __init__(self, ends: Ends, patience_s: float = PATIENCE_S) -> None:
+        self._socket = socket.create_connection(
+            (ends.dst, ends.port), patience_s, source_address=(ends.src, 0) if ends.src else None
+        )
+        self._patience_s = patience_s
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close it in order, and let the other end's last packets come."""
+        self._socket.close()
+        time.sleep(SETTLE_S)
+
+    def exchange(self, out: bytes, back_bytes: int, delay_s: float = 0.0) -> int:
+        """Send bytes and read what was asked for, which comes after the delay; how many bytes came."""
+        delay_ms = min(round(delay_s * 1000), LONGEST_DELAY_MS)
+        back_bytes = min(back_bytes, LONGEST_ANSWER_BYTES)
+        self._socket.settimeout(self._patience_s + delay_ms / 1000)
+        self._socket.sendall(FRAME.pack(len(out), back_bytes, delay_ms) + out)
+        left = back_bytes
+        while left > 0:
+            piece = self._socket.recv(min(left, PIECE_BYTES))
+            if not piece:
+                break
+            left -= len(piece)
+        return back_bytes - left
+
+
+def random_bytes(chance: random.Random, size: int) -> bytes:
+    """What goes out: nothing that means anything."""
+    return chance.randbytes(size)
