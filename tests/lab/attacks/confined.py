@@ -1,7 +1,7 @@
 """Whether an attack could reach anything but the laboratory: asked before each instance, and nothing is sent where it could.
 
-Three things are wanted, each enough by itself against an accident: a network namespace that is not the machine's, no route but
-into the ranges that RFC 5737 and RFC 3849 keep for documentation, and hosts whose addresses are all of these.
+Three things are wanted, each enough by itself against an accident: a network namespace with a name and not the machine's, no
+route but into the ranges that RFC 5737 and RFC 3849 keep for documentation, and hosts whose addresses are all of these.
 """
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ RANGES4 = tuple(IPv4Network(text) for text in ("192.0.2.0/24", "198.51.100.0/24"
 RANGES6 = (IPv6Network("2001:db8::/32"), IPv6Network("fe80::/10"), IPv6Network("ff00::/8"), IPv6Network("::1/128"))
 """The documentation range, and what never leaves a link or a host."""
 
+UNKNOWN = (0, 0)
 GATEWAY = 0x2
 """RTF_GATEWAY of linux/route.h."""
 REJECT = 0x200
 """RTF_REJECT: the kernel's own entry for "no route"."""
 
 
-def refuse_if_open(addresses: Iterable[str], proc: Path = Path("/proc")) -> None:
+def refuse_if_open(addresses: Iterable[str], proc: Path = Path("/proc"), named: Path = Path("/run/netns")) -> None:
     """LabError when something outside of the laboratory could be reached from here, or an address is not the laboratory's."""
-    if _inode(proc / "self/ns/net") == _inode(proc / "1/ns/net"):
+    own = _inode(proc / "self/ns/net")
+    known = {_inode(door) for door in named.iterdir()} if named.is_dir() else set()
+    if own == UNKNOWN or own not in known or own == _inode(proc / "1/ns/net"):
         raise LabError("attacks run in the namespaces of the laboratory only: start them with `python -m tests.lab run`")
     for way in ways_out(proc):
         raise LabError(f"attacks run where no route leads out, and {way} does: nothing was sent")
@@ -92,5 +95,10 @@ def _address4(hexadecimal: str) -> IPv4Address:
     return IPv4Address(struct.pack("=I", int(hexadecimal, 16)))
 
 
-def _inode(path: Path) -> int:
-    return os.stat(path).st_ino
+def _inode(path: Path) -> tuple[int, int]:
+    """Which namespace this is; none, where it may not be asked (process 1 of a container's host)."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return UNKNOWN
+    return (found.st_dev, found.st_ino)
