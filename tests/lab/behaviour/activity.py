@@ -64,6 +64,17 @@ class Activity:
         return cast(Run, getattr(import_module(f".{module}", __package__), function))
 
 
+def whole(value: Value) -> int:
+    """A parameter that is a whole number."""
+    return int(number(value))
+
+
+def number(value: Value) -> float:
+    """A parameter that is a number; Activity.complete has seen to it."""
+    assert not isinstance(value, list | str)
+    return float(value)
+
+
 def _size(value: Value) -> float:
     return float(len(value)) if isinstance(value, list | str) else float(value)
 

@@ -109,8 +109,11 @@ class Resolver:
             (four,), (six,) = await asyncio.gather(self.ask(name, (A,)), self.ask(name, (AAAA,)))
         return four, six
 
-    async def ask(self, name: str, kinds: Sequence[int]) -> list[tuple[str, ...]]:
-        """Ask for a name whatever is remembered, all kinds through one socket; addresses of each kind."""
+    async def ask(self, name: str, kinds: Sequence[int], *, must: bool = True) -> list[tuple[str, ...]]:
+        """Ask for a name whatever is remembered, all kinds through one socket; addresses of each kind.
+
+        `must`: a name that does not exist is a failure.
+        """
         error = UnresolvedError("no server for names")
         for wait_s in TRIES_S:
             for server in self.servers:
@@ -127,7 +130,7 @@ class Resolver:
                     if got.code not in (NO_ERROR, NO_SUCH_NAME):
                         raise UnresolvedError(f"server for names said {got.code}")
                     self._kept[name, kind] = (asyncio.get_running_loop().time() + got.kept_s, got.addresses)
-                if all(got.code == NO_SUCH_NAME for got in answers):
+                if must and all(got.code == NO_SUCH_NAME for got in answers):
                     raise UnresolvedError("no such name")
                 return [got.addresses for got in answers]
         raise error

@@ -12,13 +12,15 @@ import signal
 import socket
 import ssl
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import TypeVar
 from zlib import crc32
 
 from ..accounts import PEOPLE, Account
+from ..services.service import names
 from ..site import Host, LabError, Site
 from .dns import Resolver, UnresolvedError
 
@@ -27,6 +29,11 @@ CONNECT_S = 8.0
 
 ANSWER_S = 30.0
 """And on a server that goes silent."""
+
+CLOSE_S = 5.0
+"""Servers that do not close are left."""
+
+T = TypeVar("T")
 
 PERSONS = 6
 """The first of accounts.PEOPLE are persons, those after them serve programs."""
@@ -60,6 +67,7 @@ class Tools:
         """What differs from host to host and stays the same in all runs: which resolver library, which browser."""
         self.person: Account = PEOPLE[self.habit % PERSONS]
         self.resolver = Resolver([server.ipv4[0] for server in site.offering("dns")], together=bool(self.habit & 64))
+        self._files = 0
         self._trust: ssl.SSLContext | None = None
 
     def real_s(self, day_s: float) -> float:
@@ -75,24 +83,52 @@ class Tools:
         """A host with a service that is up: the named one, or any, the first ones more often; FailedError where none is."""
         hosts = [host for host in self.site.offering(service) if not host.down and host.name != self.host.name]
         if name:
-            hosts = [host for host in hosts if name == host.name or name in host.names]
+            hosts = [host for host in hosts if name == host.name or name in names(host, self.site)]
         if not hosts:
             raise FailedError(f"no host offers {service}")
-        return favourite(chance, hosts)
+        return favourite(chance, self.liked(hosts))
+
+    def liked(self, things: Sequence[T]) -> list[T]:
+        """In an order that is this host's own, for `favourite`."""
+        return Random(self.habit).sample(things, len(things))
 
     async def address(self, name: str, *, ipv6: bool = False) -> str:
         """The address of a name, as a client asks for it: both families, and the wanted one where there is one."""
-        four, six = await self.resolver.both(name)
+        if self.resolver.servers:
+            four, six = await self.resolver.both(name)
+        else:
+            four, six = self._written(name)
         found = (six or four) if ipv6 else (four or six)
         if not found:
             raise UnresolvedError("no such name")
         return found[0]
 
     async def reach(self, host: Host, *, ipv6: bool = False) -> str:
-        """The address of a host, asked for by name where it has one."""
-        if host.names:
-            return await self.address(host.names[0], ipv6=ipv6)
-        return host.ipv6[0] if ipv6 and host.ipv6 else host.ipv4[0]
+        """The address of a host, asked for by its own name."""
+        return await self.address(names(host, self.site)[0], ipv6=ipv6)
+
+    def called(self, host: Host) -> str:
+        """What a program that looks names up by itself is told: the name, or the address where there is no server for names."""
+        return names(host, self.site)[0] if self.resolver.servers else host.ipv4[0]
+
+    def _written(self, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The addresses of a name as the description has them, for a site without a server for names."""
+        for host in self.site.hosts:
+            known = names(host, self.site)
+            if name in known:
+                place = max(0, known.index(name) - 1)
+                return host.ipv4[place : place + 1] or host.ipv4[:1], host.ipv6[place : place + 1] or host.ipv6[:1]
+        raise UnresolvedError("no such name")
+
+    def scratch(self, size_bytes: int) -> Path:
+        """A file of zeros to send, made anew (sparse, so it takes no room); whoever asks for it deletes it."""
+        folder = self.run / "agents" / f"{self.host.name}.files"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._files += 1
+        path = folder / f"new{self._files}.dat"
+        path.touch()
+        os.truncate(path, size_bytes)
+        return path
 
     def trust(self) -> ssl.SSLContext:
         """A client's TLS: the laboratory's own authority and no other."""
@@ -106,7 +142,9 @@ class Tools:
         async with asyncio.timeout(CONNECT_S):
             return await asyncio.open_connection(address, port, ssl=tls, server_hostname=tls_name or None)
 
-    async def tool(self, command: Sequence[str], *, within_s: float = 60.0, stdin: bytes = b"") -> bytes:
+    async def tool(
+        self, command: Sequence[str], *, within_s: float = 60.0, stdin: bytes = b"", env: Mapping[str, str] | None = None
+    ) -> bytes:
         """Run a program to its end; what it printed. FailedError when it fails; it never outlives this call or its time."""
         child = await asyncio.create_subprocess_exec(
             *command,
@@ -114,6 +152,7 @@ class Tools:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
             start_new_session=True,
+            env={**os.environ, **env} if env else None,
         )
         try:
             async with asyncio.timeout(within_s):
@@ -127,10 +166,8 @@ class Tools:
         return out
 
 
-AUTHORITY = Path("services", "ca", "ca.pem")
-
-
-T = TypeVar("T")
+AUTHORITY = Path("services", "authority", "ca.pem")
+"""Below the run's folder; services/tls.py makes it."""
 
 
 def favourite(chance: Random, things: Sequence[T]) -> T:
@@ -147,5 +184,6 @@ async def leave(writer: asyncio.StreamWriter, *, reset: bool = False) -> None:
         writer.transport.abort()
         return
     writer.close()
-    async with asyncio.timeout(ANSWER_S):
-        await writer.wait_closed()
+    with suppress(OSError, TimeoutError):  # all was said; how the other end goes is no failure
+        async with asyncio.timeout(CLOSE_S):
+            await writer.wait_closed()
