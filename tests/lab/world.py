@@ -49,6 +49,9 @@ HOST_NAME = b"netseq-lab"
 RUN_FOLDERS = (("netns", 0o755), ("lock", 0o1777), ("user", 0o755), ("log", 0o755))
 """What programs expect to find in /run; services make their own beside them."""
 
+MODULE_ENV = {"PYTHONPATH": str(Path(__file__).parents[len((__package__ or "").split("."))])}
+"""What `module` needs in the environment to be found in any folder."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -84,6 +87,11 @@ def refuse_without_rights() -> None:
     """LabError unless namespaces can be made."""
     if os.geteuid() != 0:
         raise LabError("the laboratory makes network namespaces, which needs root: run it with sudo")
+
+
+def module(name: str, *arguments: str) -> list[str]:
+    """The command that runs a module of this package, with MODULE_ENV in its environment."""
+    return [sys.executable, "-m", f"{__package__}.{name}", *arguments]
 
 
 def bind(file: Path, over: Path) -> None:

@@ -1,0 +1,89 @@
+"""Whether anything in a network could reach beyond it: looked at before every run, which is refused when it could.
+
+A world starts with an empty network namespace and everything in it is made by network.py, so that nothing leads out by
+construction. This says so of the network as it is: interfaces, routes, and a connection that must find no way. Called by
+network.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import socket
+import subprocess
+from collections.abc import Collection, Mapping
+from typing import cast
+
+from . import world
+from .site import LabError
+
+ELSEWHERE = ("192.88.99.1", 9)
+"""An address that was public once (6to4 relays, withdrawn by RFC 7526), and the discard port."""
+
+PROBE_S = 3.0
+"""How long the probe may go unanswered; the router answers in milliseconds that there is no way."""
+
+NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH)
+
+KINDS = ("veth", "bridge", "tun")
+"""Interfaces that network.py makes."""
+
+LOOPBACK = "lo"
+
+NOWHERE = ("unreachable", "blackhole", "prohibit", "throw")
+"""Routes that lead to an error."""
+
+Row = Mapping[str, object]
+
+
+def refuse_if_open(namespaces: Collection[str], gateways: Collection[str]) -> None:
+    """LabError when one of the namespaces, or the world's own, could reach anything but the others.
+
+    `gateways` are the router's addresses: the only ones that a default route may name, and the router has none.
+    """
+    world.refuse_outside()
+    for name in ("", *namespaces):
+        for link in _told(name, "-d", "link", "show"):
+            _refuse_link(name, link)
+        for family in ("-4", "-6"):
+            for route in _told(name, family, "route", "show", "table", "all"):
+                _refuse_route(name, route, gateways)
+    for name in namespaces:
+        world.within(name, lambda name=name: _refuse_way(name))  # type: ignore[misc]  # mypy infers no default's type
+
+
+def _refuse_link(namespace: str, link: Row) -> None:
+    """Refuse interfaces that are up and of no kind that the laboratory makes; in the world's own namespace any but loopback."""
+    name, flags = str(link["ifname"]), cast("list[str]", link.get("flags", []))
+    kind = str(cast("Row", link.get("linkinfo", {})).get("info_kind", ""))
+    if name == LOOPBACK or "UP" not in flags:  # the kernel puts idle tunnels into every new namespace where it has them
+        return
+    if not namespace or kind not in KINDS:
+        raise LabError(f"{namespace or 'the world'} has an interface {name} that is not the laboratory's: nothing is started")
+
+
+def _refuse_route(namespace: str, route: Row, gateways: Collection[str]) -> None:
+    if route.get("dst") != "default" or route.get("type") in NOWHERE:
+        return
+    gateway = str(route.get("gateway", "nothing"))
+    of_router = any(gateway == address for address in gateways)
+    if not of_router or namespace in ("", "router", "switch"):
+        raise LabError(f"{namespace or 'the world'} has a default route by way of {gateway}: nothing is started")
+
+
+def _refuse_way(namespace: str) -> None:
+    """Try to connect to somewhere else; LabError unless the answer is that there is no way."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.settimeout(PROBE_S)
+        number = probe.connect_ex(ELSEWHERE)
+    if number not in NO_WAY:
+        told = errno.errorcode.get(number, "an answer") if number else "an answer"
+        raise LabError(f"{namespace} found a way to {ELSEWHERE[0]} ({told}): nothing is started")
+
+
+def _told(namespace: str, *words: str) -> list[Row]:
+    where = ["-n", namespace] if namespace else []
+    done = subprocess.run(["ip", *where, "-j", *words], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise LabError(f"ip {' '.join(words)} in {namespace or 'the world'}: {done.stderr.strip()}")
+    return cast("list[Row]", json.loads(done.stdout or "[]"))
