@@ -7,7 +7,6 @@ dns_tunnel.
 
 from __future__ import annotations
 
-import random
 import socket
 import time
 from types import TracebackType
@@ -47,8 +46,3 @@ class Exchanges:
                 break
             left -= len(piece)
         return back_bytes - left
-
-
-def random_bytes(chance: random.Random, size: int) -> bytes:
-    """What goes out: nothing that means anything."""
-    return chance.randbytes(size)

@@ -14,8 +14,10 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
 
-from ..site import Attack, Host, LabError, Line, Site, Value
+from ..site import Attack, Host, LabError, Line, Site
+from . import instance
 
 ENDING_S = 2.0
 """Kept of the instance's time for closing what is open."""
@@ -120,18 +122,18 @@ class Web:
         if name:
             self._headers["Host"] = name
         self._open: HTTPConnection | None = None
-        self.failed = 0
-        """Requests without an answer."""
+        self._asked = self._failed = 0
 
     def ask(self, target: str, body: bytes | Iterable[bytes] | None = None, headers: Mapping[str, str] | None = None) -> bytes:
         """GET, or POST where there is a body; what came back, nothing when the server did not answer."""
         connection = self._open or self._connection()
+        self._asked += 1
         try:
             connection.request("GET" if body is None else "POST", target, body, {**self._headers, **(headers or {})})
             answer = connection.getresponse()
             content = answer.read()
         except (OSError, HTTPException):
-            self.failed += 1
+            self._failed += 1
             connection.close()
             self._open = None
             return b""
@@ -142,12 +144,16 @@ class Web:
             self._open = None
         return content
 
-    def close(self) -> None:
-        """Close what is open, and let the other end's last packets come."""
+    def end(self, attack: Attack, run: Path) -> None:
+        """Close what is open, let the last packets come, and write down what had no answer; LabError when nothing had one."""
         if self._open is not None:
             self._open.close()
             self._open = None
         time.sleep(SETTLE_S)
+        ends = self._ends
+        instance.note(attack, run, f"{self._asked} requests to {ends.dst} port {ends.port}, {self._failed} without answer")
+        if self._failed == self._asked:
+            raise LabError(f"{attack.name}: {ends.dst} port {ends.port} answered no request: is its service running?")
 
     def _connection(self) -> HTTPConnection:
         ends = self._ends
@@ -164,9 +170,9 @@ def trusting() -> ssl.SSLContext:
     return context
 
 
-def whole_from_zero(given: Mapping[str, Value], name: str) -> int:
+def whole_from_zero(attack: Attack, name: str) -> int:
     """A parameter that counts something and may be 0."""
-    value = given[name]
+    value = attack.given[name]
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise LabError(f"{name} is {value!r}: give a whole number of at least 0")
+        raise LabError(f"{attack.name}: {name} is {value!r}: give a whole number of at least 0")
     return value

@@ -1,7 +1,7 @@
 """Stand-ins for what runs inside after a break-in: a bot that asks for commands, and an intruder who looks around.
 
 Neither does anything to the host it runs on: "commands" are random bytes that are thrown away, the "output" is random bytes
-as well, the download is not kept, and the logins use the laboratory's own key and run `true`. Called by the driver.
+as well, the download is not kept, and the logins use the laboratory's own key and run `echo`. Called by the driver.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import random
 import selectors
-import shlex
 import socket
 import struct
 import time
@@ -50,7 +49,7 @@ def _bot(attack: Attack, site: Site, run: Path) -> Iterator[Line]:
             web.ask(f"{path}?id={own}", draw.randbytes(around(draw, output_bytes)))
         if not pace.wait(interval_s, jitter):
             break
-    web.close()
+    web.end(attack, run)
 
 
 def _infiltration(attack: Attack, site: Site, run: Path) -> Iterator[Line]:
@@ -65,8 +64,11 @@ def _infiltration(attack: Attack, site: Site, run: Path) -> Iterator[Line]:
     for port in dict.fromkeys((*ports, *((22,) if logins else ()))):
         yield Line(source, str(inner), dst_port=str(port), protocol="tcp", both=False)
     pace = Pace(attack, draw)
-    _download(attack, draw, download)
-    _session(attack, draw, session, pace)
+    _download(attack, run, draw, download)
+    try:
+        _session(attack, draw, session, pace)
+    except OSError as error:
+        raise LabError(f"{attack.name}: the session to {session.dst} port {session.port} broke: {error}") from error
     assert isinstance(inner, IPv4Network)
     scan(source, _scanned(attack, site, inner, draw), ports, draw, instance.number(attack, "scan_wait_s"), pace)
     for command in logins:
@@ -76,10 +78,10 @@ def _infiltration(attack: Attack, site: Site, run: Path) -> Iterator[Line]:
     time.sleep(SETTLE_S)
 
 
-def _download(attack: Attack, draw: random.Random, ends: Ends) -> None:
+def _download(attack: Attack, run: Path, draw: random.Random, ends: Ends) -> None:
     web = Web(ends)
     web.ask(f"/{draw.getrandbits(40):010x}?n={instance.whole(attack, 'download_bytes')}")
-    web.close()
+    web.end(attack, run)
 
 
 def _session(attack: Attack, draw: random.Random, ends: Ends, pace: Pace) -> None:
@@ -108,7 +110,7 @@ def _ports(attack: Attack) -> tuple[int, ...]:
 
 def _scanned(attack: Attack, site: Site, inner: IPv4Network, draw: random.Random) -> list[str]:
     """The victims and others of the inner network, whether they are there or not, in the order of their addresses."""
-    count = whole_from_zero(attack.given, "scan_addresses")
+    count = whole_from_zero(attack, "scan_addresses")
     if count > MOST_ADDRESSES:
         raise LabError(f"{attack.name}: scan_addresses is {count}: give at most {MOST_ADDRESSES}")
     own = set(site[attack.attacker].ipv4)
@@ -163,7 +165,7 @@ def _answers(selector: selectors.BaseSelector, wait_s: float) -> int:
 
 def _logins(attack: Attack, site: Site, run: Path) -> list[list[str]]:
     """The commands that log in at victims with SSH, by turns; none where no victim has it."""
-    count, user = whole_from_zero(attack.given, "logins"), instance.text(attack, "user")
+    count, user = whole_from_zero(attack, "logins"), instance.text(attack, "user")
     servers: list[Host] = [site[name] for name in attack.victims if "ssh" in site[name].services and not site[name].down]
     if not count or not servers:
         return []
@@ -176,8 +178,9 @@ def _logins(attack: Attack, site: Site, run: Path) -> list[list[str]]:
         f"BindAddress={source}",
     )
     begin = [ssh, "-F", "none", "-n", "-i", str(client_key(run)), *(word for option in options for word in ("-o", option))]
-    typed = shlex.join(["true"])
-    return [[*begin, f"{user}@{servers[turn % len(servers)].ipv4[0]}", typed] for turn in range(count)]
+    said, length = chance(attack), instance.whole(attack, "output_bytes")
+    typed = [f"echo {said.randbytes(around(said, length) // 2 + 1).hex()}" for _ in range(count)]
+    return [[*begin, f"{user}@{servers[turn % len(servers)].ipv4[0]}", typed[turn]] for turn in range(count)]
 
 
 _BOT: dict[str, Value] = {

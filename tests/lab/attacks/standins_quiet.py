@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..services.responder import TYPES
-from ..services.tunneldns import NEAR, PASSWORD, SINK_PORT, label_zone, zone
+from ..services.tunneldns import PASSWORD, SINK_PORT, label_zone, near, zone
 from ..site import Attack, Host, LabError, Line, Site, Value
 from . import instance
 from .exchanges import Exchanges
@@ -92,7 +92,7 @@ def _iodine(attack: Attack, site: Site, run: Path, ends: Ends) -> None:
         subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=said, stderr=said) as tool,
     ):
         try:
-            with _through(tool, pace, attack) as exchanges:
+            with _through(tool, Ends("", near(site), SINK_PORT), pace, attack) as exchanges:
                 for _ in range(instance.whole(attack, "queries")):
                     exchanges.exchange(
                         draw.randbytes(around(draw, instance.whole(attack, "out_bytes"))),
@@ -104,7 +104,7 @@ def _iodine(attack: Attack, site: Site, run: Path, ends: Ends) -> None:
             tool.terminate()
 
 
-def _through(tool: subprocess.Popen[bytes], pace: Pace, attack: Attack) -> Exchanges:
+def _through(tool: subprocess.Popen[bytes], far: Ends, pace: Pace, attack: Attack) -> Exchanges:
     """A connection through the tunnel, as soon as it is up; LabError when it does not come up."""
     end_s = time.monotonic() + min(UP_S, pace.left_s)
     while time.monotonic() < end_s:
@@ -113,7 +113,7 @@ def _through(tool: subprocess.Popen[bytes], pace: Pace, attack: Attack) -> Excha
                 f"{attack.name}: iodine ended with status {tool.returncode}: give tool = 'labels', or see its iodine.txt"
             )
         try:
-            return Exchanges(Ends("", NEAR, SINK_PORT))
+            return Exchanges(far)
         except OSError:
             time.sleep(TRIES_S)
     raise LabError(f"{attack.name}: iodine's tunnel did not come up within {UP_S:.0f} s: give tool = 'labels'")
@@ -188,7 +188,7 @@ def _exfiltration(attack: Attack, site: Site, run: Path) -> Iterator[Line]:
         )
         if not pace.wait(interval_s, jitter):
             break
-    web.close()
+    web.end(attack, run)
 
 
 def _slowly(draw: random.Random, size: int, piece: int, bytes_s: int) -> Iterator[bytes]:

@@ -71,15 +71,15 @@ def path_like(chance: random.Random) -> str:
 
 
 def _sql(attack: Attack, site: Site, run: Path) -> Iterator[Line]:
-    return _requests(attack, site, [sql_like(draw) for draw in _draws(attack)])
+    return _requests(attack, site, run, [sql_like(draw) for draw in _draws(attack)])
 
 
 def _script(attack: Attack, site: Site, run: Path) -> Iterator[Line]:
-    return _requests(attack, site, [script_like(draw) for draw in _draws(attack)])
+    return _requests(attack, site, run, [script_like(draw) for draw in _draws(attack)])
 
 
 def _path(attack: Attack, site: Site, run: Path) -> Iterator[Line]:
-    return _requests(attack, site, [path_like(draw) for draw in _draws(attack)])
+    return _requests(attack, site, run, [path_like(draw) for draw in _draws(attack)])
 
 
 def _draws(attack: Attack) -> Iterator[random.Random]:
@@ -87,7 +87,7 @@ def _draws(attack: Attack) -> Iterator[random.Random]:
     return (draw for _ in range(instance.whole(attack, "requests")))
 
 
-def _requests(attack: Attack, site: Site, strings: list[str]) -> Iterator[Line]:
+def _requests(attack: Attack, site: Site, run: Path, strings: list[str]) -> Iterator[Line]:
     """Send every string to the page, with pages in between."""
     if len(attack.victims) != 1:
         raise LabError(f"{attack.name} has {len(attack.victims)} victims: this kind takes one")
@@ -114,7 +114,7 @@ def _requests(attack: Attack, site: Site, strings: list[str]) -> Iterator[Line]:
                 web.ask(f"{page}?{sent}")
         if not pace.wait(interval_s, jitter):
             break
-    web.close()
+    web.end(attack, run)
 
 
 KINDS = (

@@ -2,24 +2,26 @@
 
 iodined has port 53 and hands questions of other zones to a responder of our own on the loopback; without iodined or without a
 TUN device the responder has port 53. Behind the tunnel a sink (sink.py) takes and gives random bytes. The tunnel's addresses
-are of the network for benchmarks (RFC 2544) and never seen on the wire.
+are some that no host has: on the wire they are never seen.
 """
 
 from __future__ import annotations
 
 import sys
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from ..site import Host, Site
+from ..site import Host, LabError, Site
 from .c2 import PROGRAM
 from .service import Launch, Service, found
 
 PASSWORD = "laboratory"  # noqa: S105 - known to all
-NEAR = "198.18.53.1"
-"""The server's end of the tunnel."""
-BITS = 27
+BITS = 28
+"""The network inside the tunnel: one server and 13 clients."""
 SINK_PORT = 5301
 HANDED_ON_PORT = 5300
+RANGES = tuple(IPv4Network(text) for text in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24"))
+"""Those of RFC 5737."""
 TUN = Path("/dev/net/tun")
 DEVICE = "dnsd0"
 
@@ -34,6 +36,16 @@ def label_zone(site: Site) -> str:
     return f"l.{site.domain}"
 
 
+def near(site: Site) -> str:
+    """The server's end of the tunnel: in the last network of the documentation ranges without any host of the site."""
+    taken = [IPv4Address(address) for host in site.hosts for address in host.ipv4]
+    for whole in reversed(RANGES):
+        for network in reversed(list(whole.subnets(new_prefix=BITS))[1:-1]):  # not with the broadcast address of a host's link
+            if not any(address in network for address in taken):
+                return str(network[1])
+    raise LabError(f"no {2 ** (32 - BITS)} addresses are free for the inside of a DNS tunnel: give a host fewer of them")
+
+
 def _start(host: Host, site: Site, run: Path, launch: Launch) -> None:
     responder = [sys.executable, "-P", str(Path(__file__).with_name("responder.py"))]
     iodined = found("iodined")
@@ -43,7 +55,7 @@ def _start(host: Host, site: Site, run: Path, launch: Launch) -> None:
     launch([*responder, "--address", "127.0.0.1", "--port", str(HANDED_ON_PORT)])
     launch([sys.executable, "-P", str(PROGRAM), "--address", "0.0.0.0", "--frames", str(SINK_PORT)])  # noqa: S104 - the tunnel's address comes later
     listen = ["-l", host.ipv4[0], "-b", str(HANDED_ON_PORT), "-d", DEVICE]
-    launch([iodined, "-4", "-f", "-c", "-P", PASSWORD, *listen, f"{NEAR}/{BITS}", zone(site)])
+    launch([iodined, "-4", "-f", "-c", "-P", PASSWORD, *listen, f"{near(site)}/{BITS}", zone(site)])
 
 
 SERVICE = Service(
