@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..site import LabError, Site
-from . import c2, drop, tunneldns
+from . import c2, dns, drop, files, lasting, mail, sql, tunneldns, web
+from .listening import ready
 from .service import Launch, Service, found
 
 __all__ = ["SERVICES", "Launch", "Service", "missing", "ready", "wanting"]

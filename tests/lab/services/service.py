@@ -18,8 +18,8 @@ from ..site import Host, LabError, Site
 Launch = Callable[[Sequence[str]], None]
 """Run a command in the foreground in the host's namespace, its output in a log; it is ended by the run."""
 
-PLACES = os.pathsep.join(("/usr/sbin", "/sbin", "/usr/lib/postgresql/15/bin"))
-"""Where Debian 12 keeps servers, besides the PATH."""
+PLACES = ("/usr/sbin", "/sbin", "/usr/lib/postgresql/*/bin")
+"""Where Debian keeps servers, besides the PATH."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,8 @@ class Service:
 
 def found(program: str) -> str | None:
     """Where an executable is, or None: the PATH of a user who became root lacks the servers' folders."""
-    return shutil.which(program, path=os.pathsep.join((os.environ.get("PATH", os.defpath), PLACES)))
+    places = [str(place) for pattern in PLACES for place in sorted(Path("/").glob(pattern[1:]), reverse=True)]
+    return shutil.which(program, path=os.pathsep.join((os.environ.get("PATH", os.defpath), *places)))
 
 
 def needed(program: str) -> str:
@@ -60,4 +61,10 @@ def own_folder(run: Path, host: Host, service: str) -> Path:
     """Make the folder of one service on one host, `DIR/services/HOST/NAME`."""
     folder = run / "services" / host.name / service
     folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o755)  # the server's user must pass, whatever the umask
     return folder
+
+
+def names(host: Host, site: Site) -> tuple[str, ...]:
+    """All names of a host in the laboratory's DNS: its own in the site's domain, and those of its sites."""
+    return (f"{host.name}.{site.domain}", *(name for name in host.names if name != f"{host.name}.{site.domain}"))
