@@ -328,7 +328,7 @@ def test_a_conn_log_is_known_by_its_content_and_replayed(run: Replay, conn_log: 
     rows = [line for line in conn_log.read_text().splitlines() if not line.startswith("#")]
     assert totals(ended.out)["flows"] == len(rows)
     assert "packets" not in totals(ended.out)
-    assert re.search(r"flows .* a second", ended.out)
+    assert re.search(r"flows .* a second", run(renamed).out)  # the first run may have compiled: it tells no rate
 
 
 def test_a_folder_with_logs_is_replayed_as_logs(run: Replay, conn_log: Path) -> None:

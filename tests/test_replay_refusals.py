@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import said
 
 from sensor.commands import datasets, reading, replay
 
@@ -23,7 +24,7 @@ def refused(capfd: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
         status = replay.main([str(argument) for argument in arguments])
     except SystemExit as end:  # argparse ends the process on misuse
         status = int(end.code or 0)
-    out, err = capfd.readouterr()
+    out, err = said(capfd)
     assert (status, out, err.count("\n")) == (2, "", 1), err
     assert err.startswith("netseq-replay: ")
     return err
@@ -34,9 +35,9 @@ def test_a_folder_with_captures_and_a_log_loses_neither_without_a_word(
 ) -> None:
     shutil.copy(DEMO, tmp_path)
     (tmp_path / "conn.log").write_text(CONN)
-    said = refused(capfd, tmp_path)
-    assert f"{tmp_path}/conn.log" in said
-    assert f"{tmp_path}/demo.pcap.gz" in said
+    told = refused(capfd, tmp_path)
+    assert f"{tmp_path}/conn.log" in told
+    assert f"{tmp_path}/demo.pcap.gz" in told
 
 
 @pytest.mark.parametrize("name", ["readme.md", "conn.log"])
@@ -100,7 +101,7 @@ def test_the_first_damaged_places_are_named_and_the_rest_are_counted(capfd: pyte
     log = tmp_path / "conn.log"
     log.write_text(CONN + '{"ts":"never"}\n' * 150)
     assert replay.main(["--json", str(log)]) == 1
-    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("netseq-replay: ")]
+    lines = [line for line in said(capfd)[1].splitlines() if line.startswith("netseq-replay: ")]
     assert len(lines) == reading.TOLD + 1
     assert lines[0].startswith(f"netseq-replay: {log}: damaged at line 2: ")
     assert lines[-1].startswith(f"netseq-replay: {log}: and 130 more places that could not be read")
