@@ -54,7 +54,6 @@ def start_ftp(host: Host, site: Site, run: Path, launch: Launch) -> None:
         f"pasv_max_port={PASSIVE_PORTS[1]}",
         "max_clients=200",
         "max_per_ip=100",
-        "reverse_lookup_enable=NO",
     ]
     (folder / "vsftpd.conf").write_text("\n".join(lines) + "\n", encoding="utf-8")
     before = [("mkdir", "-p", "/run/empty"), *homes()]

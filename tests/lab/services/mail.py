@@ -24,7 +24,7 @@ def start(host: Host, site: Site, run: Path, launch: Launch) -> None:
     """Write the mailboxes and both configurations, and launch both servers."""
     folder = own_folder(run, host, "mail")
     name = names(host, site)[0]
-    chain, key = certificate(run, folder, names(host, site))
+    chain, key = certificate(run, folder, names(host, site), rsa=True)  # OpenSMTPD 6.8 fails with others
     for person in PEOPLE:
         _write_mailbox(folder / "home" / person.name / "Maildir", person.name, site.domain)
     secrets = list(zip(PEOPLE, hashed(), strict=True))
@@ -32,11 +32,12 @@ def start(host: Host, site: Site, run: Path, launch: Launch) -> None:
     (folder / "people.smtpd").write_text("".join(f"{one.name} {secret}\n" for one, secret in secrets), encoding="utf-8")
     (folder / "dovecot.conf").write_text(_dovecot(chain.name, key.name), encoding="utf-8")
     (folder / "smtpd.conf").write_text(_smtpd(name, chain.name, key.name), encoding="utf-8")
-    (folder / "spool").mkdir(exist_ok=True)
     launch(privately(folder, [needed("dovecot"), "-F", "-c", f"{HOUSE}/dovecot.conf"], homes()))
-    before = [("chmod", "711", f"{HOUSE}/spool"), ("chmod", "600", f"{HOUSE}/{key.name}"), *homes()]
-    over = [("spool", "/var/spool/smtpd")]
-    launch(privately(folder, [needed("smtpd"), "-d", "-f", f"{HOUSE}/smtpd.conf"], before, over))
+    spool = [
+        ("mount", "-t", "tmpfs", "-o", "mode=755,size=64m", "tmpfs", "/var/spool"),
+        ("install", "-d", "-m", "711", "/var/spool/smtpd"),
+    ]
+    launch(privately(folder, [needed("smtpd"), "-d", "-f", f"{HOUSE}/smtpd.conf"], [*spool, *homes()]))
 
 
 def _smtpd(name: str, chain: str, key: str) -> str:

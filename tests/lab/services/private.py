@@ -27,19 +27,15 @@ SYSTEM_USERS |= {"opensmtpd": 19_006, "opensmtpq": 19_007, "www-data": 19_008}
 _NSSWITCH = ("passwd: files", "shadow: files", "group: files", "hosts: files dns")
 
 
-def privately(
-    folder: Path, command: Sequence[str], before: Sequence[Sequence[str]] = (), over: Sequence[tuple[str, str]] = ()
-) -> list[str]:
-    """Write a script into `folder` that runs `before` and becomes `command`, with `folder` at HOUSE; return how to run it.
-
-    `over` lays more of the folder over the machine, as ("spool", "/var/spool/smtpd"); the place must exist.
-    """
-    _write_etc(folder / "etc")
+def privately(folder: Path, command: Sequence[str], before: Sequence[Sequence[str]] = ()) -> list[str]:
+    """Write a script into `folder` that runs `before` and becomes `command`, with `folder` at HOUSE; return how to run it."""
+    if not (folder / "etc").exists():  # the second server of a service reads the first one's
+        _write_etc(folder / "etc")
     laid = [(f"etc/{name}", f"/etc/{name}") for name in ("passwd", "shadow", "group", "nsswitch.conf", "pam.d")]
     steps = [
         ("mount", "--bind", str(folder.resolve()), HOUSE),
         ("mount", "-t", "tmpfs", "-o", "mode=755,size=16m", "tmpfs", "/run"),
-        *(("mount", "--bind", f"{HOUSE}/{inside}", place) for inside, place in (*laid, *over)),
+        *(("mount", "--bind", f"{HOUSE}/{inside}", place) for inside, place in laid),
         ("cd", HOUSE),
         *before,
     ]

@@ -11,6 +11,7 @@ import asyncio
 import random
 import struct
 import sys
+from typing import cast
 
 MOST_S, MOST_RATE, MOST_BYTES, MOST_LISTENERS = 120.0, 200.0, 1_200, 32
 """240 kB/s to each of them at most."""
@@ -27,8 +28,7 @@ class Stream(asyncio.DatagramProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep what datagrams are sent with."""
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, addr: Address) -> None:
         """Begin or end a stream."""
