@@ -90,6 +90,11 @@ class Network:
         """Those that are up, without the router."""
         return [host for host in self.site.hosts if not host.down and host.kind != "router"]
 
+    @property
+    def inside_ports(self) -> list[str]:
+        """The ports of br-inside: one of each host that is up, and the router's."""
+        return [self.ports[host.name] for host in self.hosts if host.network == "inside"] + [self.ports[f"{ROUTER}-inside"]]
+
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             world.refuse_outside()
