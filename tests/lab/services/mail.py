@@ -1,4 +1,4 @@
-"""The laboratory's mail: OpenSMTPD takes it (ports 25 and 587), Dovecot hands it out (IMAP at 143 and 993).
+"""The laboratory's mail: Exim takes it (ports 25 and 587), Dovecot hands it out (IMAP at 143 and 993).
 
 Mail to one of PEOPLE, whatever the domain, goes into the person's Maildir, which holds a few messages from the start; other
 mail is refused. Port 25 asks for no password and offers STARTTLS; 587 wants both. Certificates are of the laboratory's
@@ -18,38 +18,79 @@ from .tls import certificate
 
 MESSAGES_EACH = 6
 LARGEST_BYTES = 400_000
+EXIM_USER = "Debian-exim"
+"""Built into Debian's exim, as is the place of its configuration."""
 
 
 def start(host: Host, site: Site, run: Path, launch: Launch) -> None:
     """Write the mailboxes and both configurations, and launch both servers."""
     folder = own_folder(run, host, "mail")
     name = names(host, site)[0]
-    chain, key = certificate(run, folder, names(host, site), rsa=True)  # OpenSMTPD 6.8 fails with others
+    chain, key = certificate(run, folder, names(host, site))
     for person in PEOPLE:
         _write_mailbox(folder / "home" / person.name / "Maildir", person.name, site.domain)
-    secrets = list(zip(PEOPLE, hashed(), strict=True))
-    (folder / "people.dovecot").write_text("".join(f"{one.name}:{secret}\n" for one, secret in secrets), encoding="utf-8")
-    (folder / "people.smtpd").write_text("".join(f"{one.name} {secret}\n" for one, secret in secrets), encoding="utf-8")
+    people = "".join(f"{one.name}:{secret}\n" for one, secret in zip(PEOPLE, hashed(), strict=True))
+    (folder / "people").write_text(people, encoding="utf-8")
     (folder / "dovecot.conf").write_text(_dovecot(chain.name, key.name), encoding="utf-8")
-    (folder / "smtpd.conf").write_text(_smtpd(name, chain.name, key.name), encoding="utf-8")
+    (folder / "exim4").mkdir(exist_ok=True)
+    (folder / "exim4" / "exim4.conf").write_text(_exim(name, chain.name, key.name), encoding="utf-8")
     launch(privately(folder, [needed("dovecot"), "-F", "-c", f"{HOUSE}/dovecot.conf"], homes()))
-    spool = [
-        ("mount", "-t", "tmpfs", "-o", "mode=755,size=64m", "tmpfs", "/var/spool"),
-        ("install", "-d", "-m", "711", "/var/spool/smtpd"),
+    own = ("-o", EXIM_USER, "-g", EXIM_USER)
+    before = [
+        ("chmod", "644", "exim4/exim4.conf"),  # exim refuses what others than root could have written
+        ("mount", "--bind", f"{HOUSE}/exim4", "/etc/exim4"),
+        ("chgrp", EXIM_USER, key.name),
+        ("chmod", "640", key.name),
+        ("install", "-d", *own, "/run/exim"),
+        *homes(),
     ]
-    launch(privately(folder, [needed("smtpd"), "-d", "-f", f"{HOUSE}/smtpd.conf"], [*spool, *homes()]))
+    launch(privately(folder, [needed("exim4"), "-bdf", "-oP", "/run/exim/pid"], before))
 
 
-def _smtpd(name: str, chain: str, key: str) -> str:
-    return f"""pki lab cert "{HOUSE}/{chain}"
-pki lab key "{HOUSE}/{key}"
-table people file:{HOUSE}/people.smtpd
-listen on 0.0.0.0 port 25 tls pki lab hostname "{name}"
-listen on :: port 25 tls pki lab hostname "{name}"
-listen on 0.0.0.0 port 587 tls-require pki lab auth <people> hostname "{name}"
-listen on :: port 587 tls-require pki lab auth <people> hostname "{name}"
-action "deliver" maildir "{HOUSE}/home/%{{user.username}}/Maildir"
-match from any for any action "deliver"
+def _exim(name: str, chain: str, key: str) -> str:
+    password = f"${{lookup{{$auth2}}lsearch{{{HOUSE}/people}}{{$value}}{{*}}}}"
+    return f"""primary_hostname = {name}
+daemon_smtp_ports = 25 : 587
+spool_directory = /run/exim
+log_file_path = /run/exim/%slog
+keep_environment =
+host_lookup =
+rfc1413_query_timeout = 0s
+smtp_accept_max = 100
+tls_advertise_hosts = *
+tls_certificate = {HOUSE}/{chain}
+tls_privatekey = {HOUSE}/{key}
+auth_advertise_hosts = ${{if def:tls_in_cipher{{*}}{{}}}}
+acl_smtp_rcpt = rcpt
+acl_smtp_data = data
+never_users = root
+begin acl
+rcpt:
+  deny condition = ${{if eq{{$received_port}}{{587}}}}
+       !authenticated = *
+       message = log in first
+  require verify = recipient
+  accept
+data:
+  accept
+begin routers
+people:
+  driver = accept
+  local_parts = {" : ".join(person.name for person in PEOPLE)}
+  check_local_user
+  transport = maildir
+begin transports
+maildir:
+  driver = appendfile
+  directory = $home/Maildir
+  maildir_format
+begin authenticators
+plain:
+  driver = plaintext
+  public_name = PLAIN
+  server_prompts = :
+  server_condition = ${{if crypteq{{$auth3}}{{{password}}}}}
+  server_set_id = $auth2
 """
 
 
@@ -71,7 +112,7 @@ first_valid_uid = {min(person.uid for person in PEOPLE)}
 mail_max_userip_connections = 50
 passdb {{
   driver = passwd-file
-  args = scheme=CRYPT username_format=%n {HOUSE}/people.dovecot
+  args = scheme=CRYPT username_format=%n {HOUSE}/people
 }}
 userdb {{
   driver = passwd
@@ -101,7 +142,7 @@ def _write_mailbox(box: Path, person: str, domain: str) -> None:
         (box / "new" / f"{1_499_000_000 + number}.{number}.lab").write_text(f"{head}\n{body}", encoding="ascii")
 
 
-_PROGRAMS = (("smtpd", "dovecot", "openssl"), ("opensmtpd", "dovecot-imapd", "openssl"))
+_PROGRAMS = (("exim4", "dovecot", "openssl"), ("exim4-daemon-light", "dovecot-imapd", "openssl"))
 _PORTS = (("tcp", 25), ("tcp", 587), ("tcp", 143), ("tcp", 993))
 
-SERVICES = (Service("mail", *_PROGRAMS, _PORTS, start, "mail: OpenSMTPD and Dovecot"),)
+SERVICES = (Service("mail", *_PROGRAMS, _PORTS, start, "mail: Exim and Dovecot"),)

@@ -21,7 +21,7 @@ HOUSE = "/mnt"
 """Where a server finds its own folder: exists on every Debian, empty, and everybody may pass."""
 
 SYSTEM_USERS = {"nobody": 65534, "sshd": 19_001, "ftp": 19_002, "postgres": 19_003, "dovecot": 19_004, "dovenull": 19_005}
-SYSTEM_USERS |= {"opensmtpd": 19_006, "opensmtpq": 19_007, "www-data": 19_008}
+SYSTEM_USERS |= {"Debian-exim": 19_006, "www-data": 19_007}
 """Whom servers drop their rights to. Numbers of our own, so that none is a user of the machine."""
 
 _NSSWITCH = ("passwd: files", "shadow: files", "group: files", "hosts: files dns")
@@ -34,7 +34,7 @@ def privately(folder: Path, command: Sequence[str], before: Sequence[Sequence[st
     laid = [(f"etc/{name}", f"/etc/{name}") for name in ("passwd", "shadow", "group", "nsswitch.conf", "pam.d")]
     steps = [
         ("mount", "--bind", str(folder.resolve()), HOUSE),
-        ("mount", "-t", "tmpfs", "-o", "mode=755,size=16m", "tmpfs", "/run"),
+        ("mount", "-t", "tmpfs", "-o", "mode=755,size=64m", "tmpfs", "/run"),
         *(("mount", "--bind", f"{HOUSE}/{inside}", place) for inside, place in laid),
         ("cd", HOUSE),
         *before,

@@ -38,15 +38,12 @@ def authority(run: Path) -> Path:
     return certificate
 
 
-def certificate(run: Path, folder: Path, names: Sequence[str], *, rsa: bool = False) -> tuple[Path, Path]:
-    """Make a certificate for `names` in `folder`, and give the files of chain and key; the key is made once for a folder.
-
-    `rsa` is for servers that cannot use keys of elliptic curves.
-    """
+def certificate(run: Path, folder: Path, names: Sequence[str]) -> tuple[Path, Path]:
+    """Make a certificate for `names` in `folder`, and give the files of chain and key; the key is made once for a folder."""
     root = authority(run)
     key, chain = folder / "key.pem", folder / f"{names[0]}.pem"
     if not key.exists():
-        _new_key(key, rsa=rsa)
+        _new_key(key)
     alternative = "subjectAltName=" + ",".join(f"DNS:{name}" for name in names)
     leaf = ("-addext", alternative, "-addext", "basicConstraints=critical,CA:FALSE", "-subj", "/O=netseq laboratory")
     signed = ("-CA", root, "-CAkey", root.with_suffix(".key"), "-days", DAYS)
@@ -56,9 +53,8 @@ def certificate(run: Path, folder: Path, names: Sequence[str], *, rsa: bool = Fa
     return chain, key
 
 
-def _new_key(path: Path, *, rsa: bool = False) -> None:
-    kind = ("RSA", "-pkeyopt", "rsa_keygen_bits:2048") if rsa else ("EC", "-pkeyopt", "ec_paramgen_curve:P-256")
-    _openssl("genpkey", "-quiet", "-algorithm", *kind, "-out", path)
+def _new_key(path: Path) -> None:
+    _openssl("genpkey", "-quiet", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", path)
     path.chmod(0o600)
 
 
