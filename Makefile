@@ -24,7 +24,12 @@ EXTRAS ?= zstd
 INSTALL := PYTHON='$(PYTHON)' PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' SYSCONFDIR='$(SYSCONFDIR)' BINDIR='$(BINDIR)' \
 	LIBDIR='$(LIBDIR)' UNITDIR='$(UNITDIR)' DATADIR='$(DATADIR)' MANDIR='$(MANDIR)' EXTRAS='$(EXTRAS)' systemd/install.sh
 
-.PHONY: help demo test lint types bench bench-live clean install uninstall test-system
+# The folder that `make lab` writes to, what it runs, and the seed of its schedule.
+LAB ?= build/lab
+LAB_DESCRIPTION ?= tests/lab/small.toml
+LAB_SEED ?= 1
+
+.PHONY: help demo test lint types bench bench-live lab clean install uninstall test-system
 .DELETE_ON_ERROR:
 
 .DEFAULT_GOAL := help
@@ -37,6 +42,7 @@ help:
 	@echo "make test-system  boot a Debian 12 with netseq in it and try the service there (root)"
 	@echo "make bench   measure speed and memory, and write the table in README.md"
 	@echo "make bench-live  measure the sensor on a wire, and write benchmarks/RESULTS-live.md (root)"
+	@echo "make lab     make labelled traffic in namespaces, five minutes of it, into LAB=build/lab (root)"
 	@echo "make splunk  pack the Splunk add-on: dist/TA-netseq-VERSION.tar.gz"
 	@echo "make splunk-appinspect  install what checks it, into $(APPINSPECT): make test then asks it, too"
 	@echo "make clean   remove $(VENV), caches and build output"
@@ -60,6 +66,10 @@ bench: $(STAMP)
 
 bench-live: $(STAMP)
 	@$(BIN)/python -m benchmarks.live
+
+# What an earlier run left there is replaced, and nothing else.
+lab: $(STAMP)
+	@$(BIN)/python -m tests.lab run $(LAB_DESCRIPTION) --seed $(LAB_SEED) --output $(LAB) --replace
 
 install: python-is-new-enough
 	@$(INSTALL) install
