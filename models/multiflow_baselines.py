@@ -8,8 +8,9 @@ scikit-learn is an extra and imported when the first is fitted. `netseq-evaluate
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,14 +77,20 @@ def _plain_lstm(rows: Rows, label: Ints, test: Rows, settings: Settings) -> Ints
     return np.concatenate([np.empty(0, np.int64), *given])
 
 
+@contextlib.contextmanager
+def _bounded() -> Iterator[None]:
+    """As many threads as torch was given: scikit-learn takes all cores otherwise, and waits for those that are busy."""
+    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415  # scikit-learn brings it along
+
+    with threadpool_limits(torch.get_num_threads()), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # passes are limited on purpose
+        yield
+
+
 def _of_scikit_learn(make: Callable[[Settings], Any]) -> Fit:
     def fit(rows: Rows, label: Ints, test: Rows, settings: Settings) -> Ints:
-        from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415
-        from threadpoolctl import threadpool_limits  # noqa: PLC0415  # scikit-learn brings it along
-
-        # as many threads as torch was given: scikit-learn takes all cores otherwise, and waits for those that are busy
-        with threadpool_limits(torch.get_num_threads()), warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # passes are limited on purpose
+        with _bounded():
             model = make(settings).fit(rows, label)
             return np.asarray(model.predict(test), np.int64) if len(test) else np.empty(0, np.int64)
 
@@ -137,6 +144,16 @@ BASELINES: dict[str, Fit] = {
     "gradient boosting": _of_scikit_learn(_gradient_boosting),
 }
 """The paper's five, then the two stronger ones."""
+RANKING = {"random forest": _random_forest, "gradient boosting": _gradient_boosting}
+"""Those whose certainty ranks flows as well: what single flows tell, where the false alarms are counted."""
+
+
+def rank(name: str, rows: Rows, label: Ints, test: Rows, settings: Settings) -> NDArray[np.float64]:
+    """(T,) how certain one of RANKING, fitted on (N, F) rows with classes, is that test rows are of any class but 0."""
+    with _bounded():
+        model = RANKING[name](settings).fit(rows, label)
+        told = model.predict_proba(test) if len(test) else np.empty((0, len(model.classes_)))
+    return np.asarray(1.0 - told[:, model.classes_ == 0].sum(axis=1), np.float64)
 
 
 def prepared(training: Rows, test: Rows) -> tuple[Rows, Rows]:

@@ -58,8 +58,8 @@ class Site(NamedTuple):
     scored: Scored
     scores: dict[str, Floats]
     """(N,) by voice."""
-    alerts: dict[int, Alert]
-    """By the row that raised it."""
+    alerts: dict[int, list[Alert]]
+    """By the row that raised them."""
 
 
 class Unit(NamedTuple):
@@ -83,9 +83,10 @@ def measure(arguments: argparse.Namespace) -> tuple[Report, bool]:
     beside = LabelFiles([], arguments.train)
     with Progress(shown=not arguments.quiet and sys.stderr.isatty()) as progress:
         training = [labelled(progress.read(path), beside.of(path)) for path in arguments.train]
-        against = _against(bundle, vocabulary, training, arguments.validation)
+        against = against_of(bundle, vocabulary, training, arguments.validation)
         sites = [
-            _site(labelled(progress.read(path), named.of(path)), bundle, vocabulary, against, arguments.train) for path in files
+            site_of(labelled(progress.read(path), named.of(path)), bundle, vocabulary, against, arguments.train)
+            for path in files
         ]
     if not any(site.rows.attack.any() for site in sites):
         raise Misuse(f"{', '.join(files)}: no row has an attack's label: --labels names a file that tells the attacks")
@@ -112,7 +113,7 @@ def chosen(files: Sequence[str]) -> tuple[Path, list[str]]:
     return first, list(files[1:])
 
 
-def _against(bundle: Bundle, vocabulary: Vocabulary, training: Sequence[DataSet], share: float) -> Baselines:
+def against_of(bundle: Bundle, vocabulary: Vocabulary, training: Sequence[DataSet], share: float) -> Baselines:
     """The n-grams: of the training data, or, without any, the unigram that the model itself carries."""
     rows = [rows_of(one, vocabulary, benign_only=True) for one in training]
     rows = [one for one in rows if len(one.words)]
@@ -121,21 +122,25 @@ def _against(bundle: Bundle, vocabulary: Vocabulary, training: Sequence[DataSet]
     return baselines(rows, bundle.manifest.sizes, share) if rows else Baselines(bundle.counts)
 
 
-def _site(data: DataSet, bundle: Bundle, vocabulary: Vocabulary, against: Baselines, trained: Sequence[str]) -> Site:
+def site_of(data: DataSet, bundle: Bundle, vocabulary: Vocabulary, against: Baselines, trained: Sequence[str]) -> Site:
     """Score a FILE, and let the sensor judge it."""
     if not len(data.flows):
         raise Misuse(f"{data.path}: no flows in there to measure")
     rows = labelled_rows(data, vocabulary, trained)
     scorer = Scorer(bundle, conversations=int(rows.slots.max(initial=0)) + 1, rounds=NO_LIMIT)
     scored = scorer.score(rows.words, rows.slots, rows.restart, rows.hour, explain_p=0.0)
-    settings = Settings()
-    judge, alerts, step = Judge(settings, bundle), dict[int, Alert](), settings.model.batch_flows
-    for start in range(0, len(data.flows), step):
-        flows = data.flows[start : start + step]
-        named = [str(row) for row in range(start, start + len(flows))]  # an alert then tells which row raised it
-        alerts |= {int(alert.uid or 0): alert for alert in judge.judge(FlowBatch(flows, named))}
     hours = conversation_hours(rows.slots, rows.restart, rows.hour)
-    return Site(data, rows, hours, scored, voices(rows, scored, against), alerts)
+    return Site(data, rows, hours, scored, voices(rows, scored, against), raised(data, Judge(Settings(), bundle)))
+
+
+def raised(data: DataSet, judge: Judge) -> dict[int, list[Alert]]:
+    """What a sensor with its default settings raises of a FILE, by the rows that raised it; the `judge` is a new one."""
+    step, found = Settings().model.batch_flows, dict[int, list[Alert]]()
+    for start in range(0, len(data.flows), step):
+        alerts = judge.judge(FlowBatch(data.flows[start : start + step]))
+        for row, alert in zip(judge.rows, alerts, strict=True):
+            found.setdefault(start + row, []).append(alert)
+    return found
 
 
 def attack_labels(sites: Sequence[Site]) -> list[str]:
@@ -222,9 +227,12 @@ def _tables(unit: Unit, resamples: int, seed: int) -> Iterator[Table]:
             yield Table(title, ("score", "AUC", "AUC-PR", *(f"found at {rate:g}" for rate in RATES)), table, note)
 
 
-def alerts_table(sites: Sequence[Site]) -> Table:
-    """What the sensor would have raised at its default threshold, a day of packet time, by label."""
-    days = sum(_days(site) for site in sites)
+def alerts_table(sites: Sequence[Site], days: float | None = None) -> Table:
+    """What the sensor would have raised at its default threshold, a day of packet time, by label.
+
+    `days` of packet time that the sites are told as; None: the hours of the clock with traffic.
+    """
+    days = sum(_days(site) for site in sites) if days is None else days
     table: list[tuple[Value, ...]] = []
     for label in ["", *attack_labels(sites)]:
         flows = hours = told = raised = 0
