@@ -25,9 +25,6 @@ PROBE_S = 3.0
 
 NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH)
 
-KINDS = ("veth", "bridge", "tun")
-"""Interfaces that network.py makes."""
-
 LOOPBACK = "lo"
 
 NOWHERE = ("unreachable", "blackhole", "prohibit", "throw")
@@ -36,29 +33,28 @@ NOWHERE = ("unreachable", "blackhole", "prohibit", "throw")
 Row = Mapping[str, object]
 
 
-def refuse_if_open(namespaces: Collection[str], gateways: Collection[str]) -> None:
+def refuse_if_open(interfaces: Mapping[str, Collection[str]], gateways: Collection[str]) -> None:
     """LabError when one of the namespaces, or the world's own, could reach anything but the others.
 
-    `gateways` are the router's addresses: the only ones that a default route may name, and the router has none.
+    `interfaces` are those that the laboratory made, by namespace. `gateways` are the router's addresses: the only ones that a
+    default route of a host may name, and nothing else has one.
     """
     world.refuse_outside()
-    for name in ("", *namespaces):
-        for link in _told(name, "-d", "link", "show"):
-            _refuse_link(name, link)
+    for name in ("", *interfaces):
+        for link in _told(name, "link", "show"):
+            _refuse_link(name, link, interfaces.get(name, ()))
         for family in ("-4", "-6"):
             for route in _told(name, family, "route", "show", "table", "all"):
                 _refuse_route(name, route, gateways)
-    for name in namespaces:
+    for name in interfaces:
         world.within(name, lambda name=name: _refuse_way(name))  # type: ignore[misc]  # mypy infers no default's type
 
 
-def _refuse_link(namespace: str, link: Row) -> None:
-    """Refuse interfaces that are up and of no kind that the laboratory makes; in the world's own namespace any but loopback."""
-    name, flags = str(link["ifname"]), cast("list[str]", link.get("flags", []))
-    kind = str(cast("Row", link.get("linkinfo", {})).get("info_kind", ""))
-    if name == LOOPBACK or "UP" not in flags:  # the kernel puts idle tunnels into every new namespace where it has them
-        return
-    if not namespace or kind not in KINDS:
+def _refuse_link(namespace: str, link: Row, made: Collection[str]) -> None:
+    """Refuse any interface that is up, is not the loopback and was not made by the laboratory."""
+    name = str(link["ifname"])
+    up = "UP" in cast("list[str]", link.get("flags", []))  # the kernel puts idle tunnels into new namespaces where it has them
+    if up and name != LOOPBACK and name not in made:
         raise LabError(f"{namespace or 'the world'} has an interface {name} that is not the laboratory's: nothing is started")
 
 
@@ -66,8 +62,7 @@ def _refuse_route(namespace: str, route: Row, gateways: Collection[str]) -> None
     if route.get("dst") != "default" or route.get("type") in NOWHERE:
         return
     gateway = str(route.get("gateway", "nothing"))
-    of_router = any(gateway == address for address in gateways)
-    if not of_router or namespace in ("", "router", "switch"):
+    if gateway not in gateways or namespace in ("", "router", "switch"):
         raise LabError(f"{namespace or 'the world'} has a default route by way of {gateway}: nothing is started")
 
 

@@ -109,12 +109,19 @@ class Network:
             self._know_outside()
             stack.enter_context(self.processes)
             self._delay()
-            refuse_if_open(self.made, {self.gateway(part) for part in (*INSIDE, *OUTSIDE)})
+            self.refuse_if_open()
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def refuse_if_open(self) -> None:
+        """LabError when something in the network could reach beyond it (isolation.py)."""
+        made: dict[str, list[str]] = {host.name: ["eth0"] for host in self.hosts}
+        made[ROUTER] = ["inside", "outside"]
+        made[SWITCH] = [*BRIDGES.values(), *self.ports.values(), MIRROR, TAP, LINE]
+        refuse_if_open(made, {self.gateway(part) for part in (*INSIDE, *OUTSIDE)})
 
     def run(
         self, host: str, argv: Sequence[str], *, timeout_s: float = 60.0, check: bool = False

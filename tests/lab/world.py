@@ -100,10 +100,13 @@ def bind(file: Path, over: Path) -> None:
     _mount(str(file), str(over), None, MS_BIND)
 
 
-def cover(folder: Path, mode: int = 0o755) -> None:
-    """Show an empty folder in the place of another, in this world only: for programs that insist on /var/lib of their own."""
+def cover(folder: Path, mode: int = 0o755, size_mb: int = 0) -> None:
+    """Show an empty folder in memory in the place of another, in this world only: for programs with a fixed folder in /var.
+
+    It may hold `size_mb`, or half the machine's memory.
+    """
     refuse_outside()
-    _mount("tmpfs", str(folder), "tmpfs", MS_NOSUID | MS_NODEV, f"mode={mode:o}")
+    _mount("tmpfs", str(folder), "tmpfs", MS_NOSUID | MS_NODEV, f"mode={mode:o}" + (f",size={size_mb}m" if size_mb else ""))
 
 
 def refuse_outside() -> None:

@@ -1,0 +1,57 @@
+"""Runs a test in a private world of the laboratory (lab.world): the test's process is the machine's, its body is not.
+
+A test marked with `in_world` is started again, alone, by a pytest of its own in a new world, and what that says is told when it
+fails there. Where no world can be made the test skips with the reason.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec
+
+import pytest
+from lab import world
+
+P = ParamSpec("P")
+
+ROOT = Path(__file__).parents[1]
+MOST_S = 300.0
+"""For one test in its world: long, because the machine is shared."""
+
+
+def skip_without_worlds() -> None:
+    """Skip the running test where no world can be made."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to make namespaces")
+    tried = subprocess.run(command("true"), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    if tried.returncode != 0:
+        pytest.skip(f"no private world can be made here: {tried.stderr.strip()}")
+
+
+def command(*argv: str) -> list[str]:
+    """The command that runs another one in a world; its folder must be ROOT."""
+    return [sys.executable, "-m", "tests.lab.world", *argv]
+
+
+def in_world(test: Callable[P, None]) -> Callable[P, None]:
+    """Run this test in a world of its own; it keeps its fixtures, which are made there again."""
+
+    @functools.wraps(test)
+    def outside(*args: P.args, **kwargs: P.kwargs) -> None:
+        if world.inside():
+            test(*args, **kwargs)
+            return
+        skip_without_worlds()
+        node = os.environ["PYTEST_CURRENT_TEST"].rpartition(" (")[0]
+        argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-rs", str(ROOT / node)]
+        done = subprocess.run(command(*argv), cwd=ROOT, capture_output=True, text=True, timeout=MOST_S, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        if "1 skipped" in done.stdout:
+            pytest.skip(done.stdout.partition("SKIPPED")[2].strip())
+
+    return pytest.mark.root(outside)
