@@ -125,6 +125,8 @@ tcp_nopush on;
 server_tokens on;
 absolute_redirect off;
 server_names_hash_bucket_size 128;
+ssl_protocols TLSv1.2 TLSv1.3;
+ssl_session_cache shared:tls:1m;
 keepalive_timeout 65;
 keepalive_requests 1000;
 client_max_body_size {LARGEST_UPLOAD};
