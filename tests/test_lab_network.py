@@ -23,8 +23,10 @@ from worlds import ROOT, command, in_world, skip_without_worlds
 from sensor.sources.pcap import CaptureSource
 
 PORT = 5000
-DATAGRAMS = 200
+DATAGRAMS = 60
 BULK_BYTES = 1 << 20
+STRAY = 3
+"""Frames of the kernel's own (neighbours, groups) that may come while counts are read."""
 HEADERS = 14 + 20 + 8
 """Ethernet, IPv4, UDP."""
 
@@ -114,7 +116,8 @@ def test_every_frame_inside_is_captured_once(tmp_path: Path) -> None:
     report = capture.report()
     assert (report.missed, report.dropped) == (0, 0)
     frames = frames_of(CaptureSource([tmp_path / "capture.pcap"]))
-    assert len(frames) == report.captured == report.mirrored
+    assert len(frames) == report.captured
+    assert report.sent <= report.mirrored <= report.sent + STRAY
     assert max(frame.wire_bytes for frame in frames) == 1514
     assert max(len(frame.data) for frame in frames) == 160
     for number in range(len(ways)):

@@ -1,8 +1,8 @@
 """The capture of a run: tcpdump at the end of the cable that takes a copy of every frame that is sent inside.
 
-Each port of br-inside copies what comes in, from a host or the router, to mir0 (network.py), so that a frame is seen once
-however many ports it leaves by. Whether that held is counted at three places: what the ports took in, what came out of the
-cable, and what tcpdump wrote. tcpdump does not notice a full disk (libpcap ignores what fwrite returns), so free space is
+Each port of br-inside copies what comes in, from a host or the router, to the cable, so that a frame is seen once however many
+ports it leaves by. Whether that held is counted at three places: what the ports copied, what came out of the cable, and what
+tcpdump wrote. tcpdump does not notice a full disk (libpcap ignores what fwrite returns), so free space is
 watched here, and the run ended while there is still room for its labels. Called by run.py.
 """
 
@@ -16,9 +16,9 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, cast
+from typing import Any, Self, cast
 
-from .network import SWITCH, TAP, Network, wait_until
+from .network import MIRROR, SWITCH, TAP, Network, batch, wait_until
 from .processes import Process, Processes
 from .site import LabError
 
@@ -46,9 +46,9 @@ class Report:
     """What became of the frames that were sent inside."""
 
     sent: int
-    """Taken in by the ports of br-inside."""
+    """Taken in by the ports of br-inside while the capture ran."""
     mirrored: int
-    """Come out of the cable."""
+    """Come out of the cable; a few more than were sent when hosts still sent while the counts were read."""
     captured: int
     """Written by tcpdump."""
     dropped: int
@@ -56,8 +56,8 @@ class Report:
 
     @property
     def missed(self) -> int:
-        """Sent and not captured, give or take what was on its way when the counts were read; below zero: seen twice."""
-        return self.sent - self.captured
+        """Sent and not captured."""
+        return max(self.sent, self.mirrored) - self.captured
 
 
 class Capture:
@@ -73,7 +73,7 @@ class Capture:
         self.snaplen = snaplen
         self._processes = Processes()
         self._tcpdump: Process | None = None
-        self._before = (0, 0)
+        self._before = 0
         self._report: Report | None = None
 
     def __enter__(self) -> Self:
@@ -92,7 +92,10 @@ class Capture:
         except BaseException:
             self._processes.end()
             raise
-        self._before = self._counts()
+        self._before = self._mirrored()
+        for port in self.network.inside_ports:
+            copy = f"filter add dev {port} ingress protocol all u32 match u32 0 0 action mirred egress mirror dev {MIRROR}"
+            batch(SWITCH, [f"qdisc add dev {port} clsact", copy], program="tc")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -120,7 +123,9 @@ class Capture:
         """End tcpdump when it has read every frame that was sent until now."""
         tcpdump = self._tcpdump
         assert tcpdump is not None
-        sent, mirrored = (now - before for now, before in zip(self._counts(), self._before, strict=True))
+        sent = self._sent()
+        batch(SWITCH, [f"qdisc del dev {port} clsact" for port in self.network.inside_ports], program="tc")
+        mirrored = self._mirrored() - self._before
         until = time.monotonic() + READ_S
         while tcpdump.poll() is None and self._told("captured") < mirrored and time.monotonic() < until:
             tcpdump.send(signal.SIGUSR1)
@@ -134,8 +139,20 @@ class Capture:
         found = re.findall(rf"(\d+) packets? {what}", self._tcpdump.log.read_text(errors="replace"))
         return int(found[-1]) if found else 0
 
-    def _counts(self) -> tuple[int, int]:
-        """Frames that the ports of br-inside took in, and that came out of the cable, so far."""
-        done = subprocess.run(["ip", "-n", SWITCH, "-j", "-s", "link"], capture_output=True, text=True, check=True)
-        received = {link["ifname"]: cast("int", link["stats64"]["rx"]["packets"]) for link in json.loads(done.stdout)}
-        return sum(received[port] for port in self.network.inside_ports), received[TAP]
+    def _sent(self) -> int:
+        """Frames that the ports of br-inside copied so far."""
+        return sum(
+            action["stats"]["packets"]
+            for port in self.network.inside_ports
+            for row in _json("tc", "-s", "filter", "show", "dev", port, "ingress")
+            for action in row.get("options", {}).get("actions", ())
+        )
+
+    def _mirrored(self) -> int:
+        """Frames that came out of the cable since it was laid."""
+        return int(_json("ip", "-s", "link", "show", "dev", TAP)[0]["stats64"]["rx"]["packets"])
+
+
+def _json(program: str, *words: str) -> list[dict[str, Any]]:
+    done = subprocess.run([program, "-n", SWITCH, "-j", *words], capture_output=True, text=True, check=True)
+    return cast("list[dict[str, Any]]", json.loads(done.stdout))

@@ -172,7 +172,7 @@ class Network:
             f"link set {TAP} up arp off",
             f"link set {MIRROR} up arp off",
         ]
-        _batch(SWITCH, commands)
+        batch(SWITCH, commands)
 
     def _make_router(self) -> None:
         """Make the router with an interface for each network, named for it; its addresses are the site's, or each's first."""
@@ -183,12 +183,12 @@ class Network:
             self._connect(ROUTER, "outside", "outside", self.gateway(OUTSIDE[0]))
         else:
             for namespace, name in ((ROUTER, "outside"), (SWITCH, LINE)):
-                _batch(namespace, [f"tuntap add mode tap name {name}", f"link set {name} mtu 1500 txqueuelen {TAP_FRAMES} up"])
-            _batch(ROUTER, [f"link set outside address {_hardware(self.gateway(OUTSIDE[0]))}"])
-            _batch(SWITCH, [f"link set {LINE} master {BRIDGES['outside']}"])
+                batch(namespace, [f"tuntap add mode tap name {name}", f"link set {name} mtu 1500 txqueuelen {TAP_FRAMES} up"])
+            batch(ROUTER, [f"link set outside address {_hardware(self.gateway(OUTSIDE[0]))}"])
+            batch(SWITCH, [f"link set {LINE} master {BRIDGES['outside']}"])
         for network, ranges in (("inside", INSIDE), ("outside", OUTSIDE)):
             commands = [_address(self.gateway(part), part, network) for part in ranges]
-            _batch(ROUTER, [*commands, f"link set {network} up"])
+            batch(ROUTER, [*commands, f"link set {network} up"])
 
     def _make_host(self, host: Host) -> None:
         settings = dict(HOST_SETTINGS)
@@ -208,7 +208,7 @@ class Network:
             commands.append(f"route add default via {self.gateway(_part(host.ipv4[0], ranges, host))} src {host.ipv4[0]}")
         if host.ipv6:
             commands.append(f"route add default via {self.gateway(_part(host.ipv6[0], ranges, host))}")
-        _batch(host.name, commands)
+        batch(host.name, commands)
         self._write_names(host)
 
     def _make_namespace(self, name: str, settings: Mapping[str, str]) -> None:
@@ -220,13 +220,13 @@ class Network:
                 Path("/proc/sys/net", setting).write_text(value)
 
         world.within(name, write)
-        _batch(name, ["link set lo up"])
+        batch(name, ["link set lo up"])
 
     def _connect(self, namespace: str, interface: str, network: str, address: str) -> None:
-        """Join a namespace to a bridge, with a hardware address told by its address; a copy is taken of what is sent inside."""
+        """Join a namespace to a bridge, with a hardware address told by its address."""
         port = f"p{len(self.ports)}"
         self.ports[namespace if interface == "eth0" else f"{namespace}-{network}"] = port
-        _batch(
+        batch(
             SWITCH,
             [
                 f"link add {port} mtu 1500 type veth"
@@ -237,9 +237,6 @@ class Network:
         off = [word for offload in OFFLOADS for word in (offload, "off")]
         _do(["ip", "netns", "exec", SWITCH, "ethtool", "-K", port, *off])
         _do(["ip", "netns", "exec", namespace, "ethtool", "-K", interface, *off])
-        if network == "inside":
-            copy = f"filter add dev {port} ingress protocol all u32 match u32 0 0 action mirred egress mirror dev {MIRROR}"
-            _batch(SWITCH, [f"qdisc add dev {port} clsact", copy], program="tc")
 
     def _know_outside(self) -> None:
         """Tell the router and the hosts outside one another's hardware addresses."""
@@ -250,8 +247,8 @@ class Network:
             mac = _hardware((*host.ipv4, *host.ipv6)[0])
             known += [f"neigh replace {address} lladdr {mac} dev outside nud permanent" for address in (*host.ipv4, *host.ipv6)]
             gateways = [self.gateway(part) for part in OUTSIDE if host.ipv6 or ":" not in part]
-            _batch(host.name, [f"neigh replace {gateway} lladdr {own} dev eth0 nud permanent" for gateway in gateways])
-        _batch(ROUTER, known)
+            batch(host.name, [f"neigh replace {gateway} lladdr {own} dev eth0 nud permanent" for gateway in gateways])
+        batch(ROUTER, known)
 
     def _write_names(self, host: Host) -> None:
         """Write what `ip netns exec` shows as /etc/resolv.conf, hosts and nsswitch.conf."""
@@ -344,7 +341,7 @@ def _hardware(address: str) -> str:
     return ":".join(f"{byte:02x}" for byte in (2, len(packed), *packed[-4:]))
 
 
-def _batch(namespace: str, commands: Sequence[str], program: str = "ip") -> None:
+def batch(namespace: str, commands: Sequence[str], program: str = "ip") -> None:
     """Many commands of ip or tc in one process."""
     if commands:
         _do([program, "-n", namespace, "-batch", "-"], "\n".join(commands))
