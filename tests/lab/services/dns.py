@@ -49,15 +49,15 @@ def start(host: Host, site: Site, run: Path, launch: Launch) -> None:
 
 
 def addresses(site: Site) -> Iterator[str]:
-    """The lines of a hosts file: the first name has the first address, and one name alone has all of them."""
+    """The lines of a hosts file: the first name has the first address; one address is all names', one name has all of them."""
     for host in site.hosts:
         for family in (host.ipv4, host.ipv6):
             own, *others = names(host, site)
             if not family:
                 continue
             yield f"{family[0]} {own}"
-            if len(others) == 1:
-                yield from (f"{address} {others[0]}" for address in family)
+            if len(others) == 1 or len(family) == 1:
+                yield from (f"{address} {name}" for address in family for name in others)
             else:
                 yield from (f"{address} {name}" for address, name in zip(family, others, strict=False))
 
