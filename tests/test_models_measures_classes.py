@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
 from models.measures_classes import classified, confusion
-from models.multiflow_baselines import BASELINES, Settings, prepared, thinned
+from models.multiflow_baselines import BASELINES, RANKING, Settings, prepared, rank, thinned
 
 CLASSES = 4
 pairs = st.lists(st.tuples(st.integers(0, CLASSES - 1), st.integers(0, CLASSES - 1)), min_size=1, max_size=40)
@@ -76,6 +76,19 @@ def test_every_baseline_learns_what_is_easy_and_repeats_itself(name: str) -> Non
     told = BASELINES[name](training, label, test, small)
     assert (told == truth).mean() > 0.8
     assert (told == BASELINES[name](training, label, test, small)).all()
+
+
+@pytest.mark.parametrize("name", RANKING)
+def test_certainty_of_an_attack_is_what_the_benign_class_leaves_over(name: str) -> None:
+    torch.set_num_threads(1)
+    (rows, label), (test, truth) = clouds(300, 0), clouds(90, 1)
+    training, tested = prepared(rows, test)
+    certain = rank(name, training, label, tested, Settings())
+    assert certain.shape == (len(test),)
+    assert ((certain >= 0) & (certain <= 1)).all()
+    assert certain[truth == 0].max() < 0.5 < certain[truth > 0].min()
+    np.testing.assert_array_equal(certain, rank(name, training, label, tested, Settings()))
+    assert rank(name, training, label, tested[:0], Settings()).shape == (0,)
 
 
 def test_the_unknown_is_marked_only_where_that_varies() -> None:
