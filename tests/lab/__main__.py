@@ -21,6 +21,7 @@ from sensor.kernels import prepare_cache
 
 from . import output, programs, world
 from .description import read
+from .report import add_parser
 from .schedule import draw
 from .site import LabError, Plan, Site
 
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="hold a run's labels against its capture again")
     check.add_argument("folder", type=Path, metavar="DIR")
     check.set_defaults(do=_check)
+    add_parser(commands)
     tools = commands.add_parser("tools", help="tell which programs the laboratory uses, their versions, and which are missing")
     tools.set_defaults(do=_tools)
     return parser
