@@ -17,13 +17,21 @@ from .standins import PATIENCE_S, PIECE_BYTES, SETTLE_S, Ends
 
 
 class Exchanges:
-    """One connection over which bytes go out and asked-for bytes come back."""
+    """One connection over which bytes go out and asked-for bytes come back; over one device alone, where it is named."""
 
-    def __init__(self, ends: Ends, patience_s: float = PATIENCE_S) -> None:
-        self._socket = socket.create_connection(
-            (ends.dst, ends.port), patience_s, source_address=(ends.src, 0) if ends.src else None
-        )
+    def __init__(self, ends: Ends, device: str = "", patience_s: float = PATIENCE_S) -> None:
         self._patience_s = patience_s
+        self._socket = socket.socket(socket.AF_INET6 if ":" in ends.dst else socket.AF_INET)
+        try:
+            self._socket.settimeout(patience_s)
+            if device:
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+            if ends.src:
+                self._socket.bind((ends.src, 0))
+            self._socket.connect((ends.dst, ends.port))
+        except OSError:
+            self._socket.close()
+            raise
 
     def __enter__(self) -> Self:
         return self

@@ -92,7 +92,7 @@ def _iodine(attack: Attack, site: Site, run: Path, ends: Ends) -> None:
         subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=said, stderr=said) as tool,
     ):
         try:
-            with _through(tool, Ends("", near(site), SINK_PORT), pace, attack) as exchanges:
+            with _through(tool, Ends("", near(site), SINK_PORT), device, pace, attack) as exchanges:
                 for _ in range(instance.whole(attack, "queries")):
                     exchanges.exchange(
                         draw.randbytes(around(draw, instance.whole(attack, "out_bytes"))),
@@ -104,7 +104,7 @@ def _iodine(attack: Attack, site: Site, run: Path, ends: Ends) -> None:
             tool.terminate()
 
 
-def _through(tool: subprocess.Popen[bytes], far: Ends, pace: Pace, attack: Attack) -> Exchanges:
+def _through(tool: subprocess.Popen[bytes], far: Ends, device: str, pace: Pace, attack: Attack) -> Exchanges:
     """A connection through the tunnel, as soon as it is up; LabError when it does not come up."""
     end_s = time.monotonic() + min(UP_S, pace.left_s)
     while time.monotonic() < end_s:
@@ -113,7 +113,8 @@ def _through(tool: subprocess.Popen[bytes], far: Ends, pace: Pace, attack: Attac
                 f"{attack.name}: iodine ended with status {tool.returncode}: give tool = 'labels', or see its iodine.txt"
             )
         try:
-            return Exchanges(far)
+            # bound to the device: before the tunnel is up, the same addresses would be asked for on the wire
+            return Exchanges(far, device)
         except OSError:
             time.sleep(TRIES_S)
     raise LabError(f"{attack.name}: iodine's tunnel did not come up within {UP_S:.0f} s: give tool = 'labels'")

@@ -55,7 +55,7 @@ def _start(host: Host, site: Site, run: Path, launch: Launch) -> None:
     launch([*responder, "--address", "127.0.0.1", "--port", str(HANDED_ON_PORT)])
     launch([sys.executable, "-P", str(PROGRAM), "--address", "0.0.0.0", "--frames", str(SINK_PORT)])  # noqa: S104 - the tunnel's address comes later
     listen = ["-l", host.ipv4[0], "-b", str(HANDED_ON_PORT), "-d", DEVICE]
-    launch([iodined, "-4", "-f", "-c", "-P", PASSWORD, *listen, f"{near(site)}/{BITS}", zone(site)])
+    launch([iodined, "-f", "-c", "-P", PASSWORD, *listen, f"{near(site)}/{BITS}", zone(site)])
 
 
 SERVICE = Service(
