@@ -1,34 +1,47 @@
 """The laboratory's stand-ins: small instances between two namespaces, and their other ends spoken to on the loopback.
 
 What is held to be true of each: it comes to its end by itself, its flows lie within its times, and its lines label all of
-them and nothing that the same two hosts do besides.
+them and nothing that the same hosts do besides.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-from lab.attacks import KINDS
-from lab.services import SERVICES, files, tunneldns, web
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lab.attacks import KINDS, long_labels, standins_web
+from lab.attacks.exchanges import Exchanges
+from lab.attacks.standins import Ends, Pace, Web, peer
+from lab.attacks.standins_inside import scan
+from lab.attacks.standins_quiet import echo
+from lab.services import SERVICES, c2, files, responder, sink, tunneldns, web
 from lab.site import Attack, Host, LabError, Plan, Site
 from namespaces import PATIENCE_S, Wire, wait_until, wire
 from numpy.typing import NDArray
+from scapy.layers.dns import DNS
+from scapy.layers.inet import ICMP as EchoRequest
 
+from sensor.addresses import halves
 from sensor.assembly import Assembly
 from sensor.config import Settings
 from sensor.labels import Labels
+from sensor.schema import FLOW, ICMP, TCP, UDP
 from sensor.sources.pcap import CaptureSource
 
 ROOT = Path(__file__).parents[1]
@@ -196,3 +209,166 @@ def test_the_lines_of_a_stand_in_label_all_its_flows(
     assert set(labelled(flows, record)) == {KINDS[attack.kind].label}
     seconds = (record["end_us"] - record["start_us"]) / 1e6
     record_property("told", f"{name_of(attack)}: {len(flows)} flows in {seconds:.1f} s, {record['version']}")
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_an_intruder_is_let_in_with_the_laboratorys_key(stage: Stage) -> None:
+    for service in ("c2", "ssh"):
+        stage.serve(service)
+    attack = planned("infiltration", "office1", "intranet", logins=2, **INTRUSION)
+    assert "2 logins, 0 refused" in stage.attack(attack)["command"]
+
+
+ORDINARY = (
+    ("192.0.2.20", "192.0.2.10", 50_001, 80, TCP),
+    ("192.0.2.20", "192.0.2.53", 50_002, 53, UDP),
+    ("192.0.2.20", "192.0.2.10", 0, 0, ICMP),
+    ("192.0.2.20", "203.0.113.50", 50_003, 443, TCP),
+    ("192.0.2.21", "203.0.113.5", 50_004, 8080, TCP),
+)
+"""What the hosts of the inside do besides: the intranet, names, a ping, a web site; and another host that speaks to c2."""
+
+
+@pytest.mark.parametrize("kind", ["bot", "dns_tunnel", "icmp_tunnel", "exfiltration"])
+def test_the_lines_of_a_kind_that_is_not_quiet_match_no_ordinary_flow(kind: str, tmp_path: Path) -> None:
+    lines = KINDS[kind].run(planned(kind, "office1"), SITE, tmp_path)
+    first = msgspec.to_builtins(next(iter(lines)))
+    record = {"start_us": 0, "end_us": 10**12, "lines": [first], "label": KINDS[kind].label}
+    rows = np.zeros(len(ORDINARY), FLOW)
+    for row, (src, dst, src_port, dst_port, protocol) in zip(rows, ORDINARY, strict=True):
+        row["src_hi"], row["src_lo"] = halves(src)
+        row["dst_hi"], row["dst_lo"] = halves(dst)
+        row["src_port"], row["dst_port"], row["protocol"] = src_port, dst_port, protocol
+    assert not KINDS[kind].quiet
+    assert labelled(rows, record) == [""] * len(rows)
+
+
+@given(
+    seed=st.integers(0, 999), out=st.integers(1, 400), back=st.integers(1, 3000), record=st.sampled_from(list(responder.TYPES))
+)
+@settings(max_examples=60, deadline=None)
+def test_long_labels_are_names_that_others_read_and_answers_have_the_size_asked_for(
+    seed: int, out: int, back: int, record: str
+) -> None:
+    query = long_labels.question(random.Random(seed), "l.lab.example", record, out, back)
+    asked = DNS(query)
+    name = asked.qd[0].qname.decode()
+    assert name.endswith(".l.lab.example.")
+    assert len(name) <= long_labels.LONGEST_NAME + 1
+    assert max(map(len, name.split("."))) <= long_labels.LARGEST_LABEL
+    said = responder.answer(query)
+    assert said is not None
+    read = DNS(said)
+    assert (read.id, read.qd[0].qname, read.ancount) == (asked.id, asked.qd[0].qname, 1)
+    data = read.an[0].rdata
+    wanted = min(back, responder.LARGEST_ANSWER_BYTES)
+    if record != "CNAME":
+        assert len(data if record == "NULL" else b"".join(data)) == wanted
+    else:
+        assert len(data.decode()) <= long_labels.LONGEST_NAME + 1
+
+
+@given(st.binary(max_size=300))
+@settings(max_examples=200, deadline=None)
+def test_a_query_of_random_bytes_is_answered_or_let_pass(query: bytes) -> None:
+    said = responder.answer(query)
+    assert said is None or said[:2] == query[:2]
+
+
+@given(st.binary(max_size=200), st.integers(0, 0xFFFF), st.integers(0, 0xFFFF))
+@settings(max_examples=60, deadline=None)
+def test_an_echo_request_has_the_checksum_that_others_compute(payload: bytes, identity: int, sequence: int) -> None:
+    assert echo(identity, sequence, payload) == bytes(EchoRequest(type=8, id=identity, seq=sequence) / payload)
+
+
+def test_the_inside_of_a_dns_tunnel_is_where_no_host_is() -> None:
+    free = ip_network(f"{tunneldns.near(SITE)}/{tunneldns.BITS}", strict=False)
+    assert not any(ip_address(address) in free for host in SITE.hosts for address in host.ipv4)
+    crowded = Host("botnet", "botnet", "outside", (str(free[3]),))
+    assert tunneldns.near(replace(SITE, hosts=(*SITE.hosts, crowded))) not in map(str, free)
+
+
+@pytest.mark.parametrize(
+    ("draw", "mark"),
+    [(standins_web.sql_like, "'"), (standins_web.script_like, "<"), (standins_web.path_like, "../")],
+)
+def test_strings_are_drawn_from_the_seed_and_look_as_they_should(draw: Any, mark: str) -> None:
+    first, again, other = ([draw(chance) for _ in range(20)] for chance in map(random.Random, (1, 1, 2)))
+    assert first == again != other
+    assert all(mark in string or string.startswith("1") for string in first)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@pytest.fixture
+def sink_at(tmp_path: Path) -> Iterator[dict[str, int]]:
+    """A sink on the loopback, with a port for each of its talks."""
+    ports = {"http": free_port(), "frames": free_port()}
+    host = Host("c2", "internet", "outside", ("127.0.0.1",))
+    log = tmp_path / "sink.txt"
+    with running(c2.command(host, **{talk: (port,) for talk, port in ports.items()}), log):
+        wait_until(lambda: b"listening" in log.read_bytes(), "sink")
+        yield ports
+
+
+def test_a_sink_answers_as_many_bytes_as_are_asked_for_and_no_more_than_it_may(sink_at: dict[str, int]) -> None:
+    site = Web(Ends("127.0.0.1", "127.0.0.1", sink_at["http"]), keep_alive=True)
+    assert [len(site.ask(f"/a?id=1&n={size}")) for size in (0, 1, 70_000)] == [0, 1, 70_000]
+    assert len(site.ask("/b?n=3", b"x" * 200_000)) == 3
+    assert len(site.ask("/c?n=99999999")) == sink.LONGEST_ANSWER_BYTES
+    with Exchanges(Ends("127.0.0.1", "127.0.0.1", sink_at["frames"])) as exchanges:
+        assert [exchanges.exchange(b"y" * size, size, 0.01) for size in (0, 5, 50_000)] == [0, 5, 50_000]
+
+
+def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
+    attack = planned("bot", "office1", beacons=1)
+    site = Web(Ends("127.0.0.1", "127.0.0.1", port := free_port()))
+    assert site.ask("/") == b""
+    with pytest.raises(LabError, match=f"bot-1: 127.0.0.1 port {port} answered no request: is its service running?"):
+        site.end(attack, tmp_path)
+
+
+def test_a_scan_counts_what_accepts() -> None:
+    attack = planned("infiltration", "office1", "intranet")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ports = [server.getsockname()[1], free_port()]
+        assert scan("127.0.0.1", ["127.0.0.1"], ports, random.Random(1), 1.0, Pace(attack, random.Random(1))) == 1
+
+
+def test_nothing_is_sent_when_the_time_is_over() -> None:
+    pace = Pace(planned("bot", "office1", within_s=1.0), random.Random(1))
+    assert pace.left_s == 0
+    assert not pace.wait(0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("attack", "told"),
+    [
+        (planned("bot", "office1", port=0), "bot-1: port is 0: give a whole number of at least 1"),
+        (planned("bot", "office1", port=99_999), "bot-1: the port is 99999: give one from 1 to 65535"),
+        (planned("bot", "office1", ipv6=True), "bot-1: office1 has no IPv6 address: give it one, or ipv6 = false"),
+        (planned("bot", "office1", jitter=2.0), "bot-1: jitter is 2.0: give a number from 0 to 1"),
+        (planned("web_xss", "attacker"), "web_xss-1 has 0 victims: this kind takes one"),
+        (planned("web_xss", "attacker", "intranet", method="put"), "web_xss-1: method is 'put': give get or post"),
+        (planned("dns_tunnel", "office1", record="A", tool="dns"), "dns_tunnel-1: tool is 'dns': give labels or iodine"),
+        (planned("infiltration", "office1", scan_ports=["ssh"]), "infiltration-1: scan_ports is ['ssh']: give up to 50 ports"),
+        (planned("icmp_tunnel", "office1", "c2", "drop"), "icmp_tunnel-1 has 2 victims: this kind takes one"),
+    ],
+)
+def test_a_parameter_that_cannot_be_is_told_before_anything_is_sent(attack: Attack, told: str, tmp_path: Path) -> None:
+    with pytest.raises(LabError) as refused:
+        next(iter(KINDS[attack.kind].run(attack, SITE, tmp_path)))
+    assert str(refused.value).startswith(told)
+
+
+def test_the_other_end_is_the_victim_that_offers_it_or_the_first_that_does() -> None:
+    second = Host("c2b", "internet", "outside", ("203.0.113.9",), services=("c2",))
+    site = replace(SITE, hosts=(*SITE.hosts, second))
+    assert peer(planned("bot", "office1"), site, "c2").name == "c2"
+    assert peer(planned("bot", "office1", "c2b"), site, "c2") is second
+    with pytest.raises(LabError, match="bot-1 needs a host with the service c3"):
+        peer(planned("bot", "office1"), site, "c3")

@@ -71,11 +71,24 @@ def _infiltration(attack: Attack, site: Site, run: Path) -> Iterator[Line]:
         raise LabError(f"{attack.name}: the session to {session.dst} port {session.port} broke: {error}") from error
     assert isinstance(inner, IPv4Network)
     scan(source, _scanned(attack, site, inner, draw), ports, draw, instance.number(attack, "scan_wait_s"), pace)
+    _log_in(attack, run, logins, pace)
+    time.sleep(SETTLE_S)
+
+
+def _log_in(attack: Attack, run: Path, logins: Sequence[Sequence[str]], pace: Pace) -> None:
+    """Log in again and again; LabError when no server lets in."""
+    tried = refused = 0
     for command in logins:
         if not pace.wait(instance.number(attack, "login_s"), 0.5):
             break
-        instance.call(attack, run, command, accepted=range(256), seconds=max(pace.left_s, 0.1))
-    time.sleep(SETTLE_S)
+        tried += 1
+        try:
+            instance.call(attack, run, command, seconds=max(pace.left_s, 0.1))
+        except LabError:  # a server that is being guessed at lets nobody in for a while
+            refused += 1
+    instance.note(attack, run, f"{tried} logins, {refused} refused")
+    if tried and refused == tried:
+        raise LabError(f"{attack.name}: no server let in with the laboratory's key: see attacks/{attack.name}/output.txt")
 
 
 def _download(attack: Attack, run: Path, draw: random.Random, ends: Ends) -> None:
