@@ -45,11 +45,11 @@ async def ssh(host: Host, site: Site, chance: Random, given: Mapping[str, Value]
     """A session at a terminal: commands typed letter by letter, answers, pauses to read."""
     server = tools.offering("ssh", chance, str(given["server"]))
     whom = f"{tools.person.name}@{tools.called(server)}"
-    child = await asyncio.create_subprocess_exec(
-        "ssh", "-tt", *_options(tools), whom,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-        start_new_session=True,
-    )  # fmt: skip
+    with tools.log().open("ab") as log:
+        child = await asyncio.create_subprocess_exec(
+            "ssh", "-tt", *_options(tools), whom,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=log, start_new_session=True,
+        )  # fmt: skip
     assert child.stdin is not None
     try:
         for _ in range(whole(given["commands"])):

@@ -120,6 +120,12 @@ class Tools:
                 return host.ipv4[place : place + 1] or host.ipv4[:1], host.ipv6[place : place + 1] or host.ipv6[:1]
         raise UnresolvedError("no such name")
 
+    def log(self) -> Path:
+        """Where programs complain to."""
+        folder = self.run / "agents"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{self.host.name}.log"
+
     def scratch(self, size_bytes: int) -> Path:
         """A file of zeros to send, made anew (sparse, so it takes no room); whoever asks for it deletes it."""
         folder = self.run / "agents" / f"{self.host.name}.files"
@@ -146,14 +152,15 @@ class Tools:
         self, command: Sequence[str], *, within_s: float = 60.0, stdin: bytes = b"", env: Mapping[str, str] | None = None
     ) -> bytes:
         """Run a program to its end; what it printed. FailedError when it fails; it never outlives this call or its time."""
-        child = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            start_new_session=True,
-            env={**os.environ, **env} if env else None,
-        )
+        with self.log().open("ab") as log:
+            child = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, **env} if env else None,
+            )
         try:
             async with asyncio.timeout(within_s):
                 out, _ = await child.communicate(stdin or None)

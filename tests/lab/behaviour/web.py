@@ -16,7 +16,7 @@ from ..services.pages import Item, Page, packages, pages
 from ..services.service import names
 from ..site import Host, Site, Value
 from .activity import number, whole
-from .http import BROWSERS, Browser, Connection
+from .http import BROWSERS, Browser, Connection, Response
 from .tools import AUTHORITY, FailedError, Tools, favourite
 
 MOST_PARALLEL = 6
@@ -74,9 +74,7 @@ class _Visit:
 
     async def page(self, page: Page, lines: Sequence[Connection]) -> None:
         """A page and those of its objects that are not in the browser's cache."""
-        got = await lines[0].get(page.path)
-        if got.status >= 500:
-            raise FailedError(f"server said {got.status}")
+        _must(await lines[0].get(page.path))
         new = [one for one in page.objects if one.path not in self.seen]
         self.seen.update(one.path for one in new)
         new.reverse()
@@ -90,7 +88,8 @@ class _Visit:
         while left:
             one = left.pop()
             at_most = max(1, one.size_bytes // 3) if aborted and not left else None
-            await line.get(one.path, referer=f"https://{self.name}{page.path}", at_most=at_most)
+            got = await line.get(one.path, referer=f"https://{self.name}{page.path}", at_most=at_most)
+            _must(got)
 
     async def end(self, lines: Sequence[Connection]) -> None:
         """Leave: in order, or as browsers do it."""
@@ -103,10 +102,19 @@ class _Visit:
 
 
 async def _curl(name: str, paths: Sequence[str], tools: Tools, tls: bool, visit: _Visit) -> None:
-    new = [path for path in paths if path not in visit.seen or path == "/"]
+    new = [path for place, path in enumerate(paths) if not place or path not in visit.seen]  # the page itself each time
     visit.seen.update(new)
     scheme = "https" if tls else "http"
-    command = ["curl", "--silent", "--cacert", str(tools.run / AUTHORITY), "--max-time", str(int(CURL_S))]
+    command = [
+        "curl",
+        "--no-progress-meter",
+        "--show-error",
+        "--fail",
+        "--cacert",
+        str(tools.run / AUTHORITY),
+        "--max-time",
+        str(int(CURL_S)),
+    ]
     command += ["--parallel", "--parallel-max", str(visit.parallel)] if visit.parallel > 1 else []
     for path in new:
         command += ["--output", "/dev/null", f"{scheme}://{name}{path}"]
@@ -120,7 +128,7 @@ async def update(host: Host, site: Site, chance: Random, given: Mapping[str, Val
     files = packages(name)
     wanted = [*files[:2], *chance.sample(files[2:], min(len(files) - 2, whole(given["packages"])))]
     if given["client"] == "curl":
-        command = ["curl", "--silent", "--max-time", str(int(CURL_S))]
+        command = ["curl", "--no-progress-meter", "--show-error", "--fail", "--max-time", str(int(CURL_S))]
         for one in wanted:
             command += ["--output", "/dev/null", f"http://{name}{one.path}"]
         await tools.tool(command, within_s=CURL_S + 5)
@@ -128,9 +136,7 @@ async def update(host: Host, site: Site, chance: Random, given: Mapping[str, Val
     address = await tools.address(name)
     async with Connection(tools, address, name, Browser("Debian APT-HTTP/1.3 (2.6.1)"), tls=False) as line:
         for one in wanted:
-            got = await line.get(one.path)
-            if got.status != 200:
-                raise FailedError(f"server said {got.status}")
+            _must(await line.get(one.path))
 
 
 async def api(host: Host, site: Site, chance: Random, given: Mapping[str, Value], tools: Tools) -> None:
@@ -144,9 +150,14 @@ async def api(host: Host, site: Site, chance: Random, given: Mapping[str, Value]
                 await asyncio.sleep(tools.real_s(number(given["every_s"])) * chance.uniform(0.9, 1.1))
             if chance.random() < TOLD_SHARE:
                 body = b'{"id": "%x"}' % chance.getrandbits(8 * int(min(4000, chance.lognormvariate(5.0, 1.0))))
-                await line.get("/api/events", method="POST", body=body)
+                _must(await line.get("/api/events", method="POST", body=body))
             else:
-                await line.get(f"/api/items?after={chance.getrandbits(31)}")
+                _must(await line.get(f"/api/items?after={chance.getrandbits(31)}"))
+
+
+def _must(got: Response) -> None:
+    if got.status != 200:
+        raise FailedError(f"server said {got.status}")
 
 
 def _any(site: Site, tls: bool, chance: Random, tools: Tools) -> str:
