@@ -53,8 +53,10 @@ def _guess(attack: Attack, site: Site, run: Path, module: str, argument: str) ->
     victim, listed = instance.target(attack, site), words(attack, run)
     threads, pause_s = instance.whole(attack, "threads"), instance.number(attack, "pause_s")
     if instance.text(attack, "tool", "patator", "hydra") == "patator":
+        # without a name to resolve, patator 0.9 gives today's curl an empty one, which curl refuses
+        where = (f"url=http://{victim}:{port}{argument}", f"resolve={victim}:{victim}")
         whom = (
-            (f"url=http://{victim}:{port}{argument}", "method=POST", f"body={_form(attack, 'COMBO00', 'COMBO01')}")
+            ("method=POST", f"body={_form(attack, 'COMBO00', 'COMBO01')}", *where)
             if module == "http_fuzz"
             else (f"host={victim}", f"port={port}", "user=COMBO00", "password=COMBO01")
         )
