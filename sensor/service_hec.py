@@ -70,8 +70,7 @@ class HecOutlet(Outlet):
     def counters(self) -> dict[str, int]:
         """What was counted so far: written is what the collector took."""
         taken, refused = (self._sender.taken, self._sender.refused) if self._sender else (0, 0)
-        counted = super().counters() | {"alerts_written.hec": taken}
-        return counted | ({"alerts_refused.hec": refused} if refused else {})
+        return super().counters() | {"alerts_written.hec": taken, "alerts_refused.hec": refused}
 
     def _open_spool(self) -> Opened:
         if self._sender is None:

@@ -127,12 +127,12 @@ class Outlet:
 
     def counters(self) -> dict[str, int]:
         """What was counted so far, by the names of `sensor.metrics`."""
-        counted = {
+        return {
             f"alerts_written.{self.name}": self.written,
             f"alerts_waiting.{self.name}": self.waiting,
             f"alerts_lost.{self.name}": self.lost,
+            f"alerts_refused.{self.name}": self.refused,
         }
-        return counted | ({f"alerts_refused.{self.name}": self.refused} if self.refused else {})
 
     def _attempt(self, *, settles: bool = False) -> None:
         """Write until nothing waits or one alert cannot be written."""

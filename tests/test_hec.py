@@ -106,7 +106,12 @@ def test_an_outage_loses_nothing(tmp_path: Path) -> None:
     outlets = outlets_of(tmp_path, f"http://127.0.0.1:{port}", told)
     outlets.hand(alerts(50))
     until(lambda: told.of("Connection refused; alerts wait on disk"))
-    assert outlets.counters() == {"alerts_written.hec": 0, "alerts_waiting.hec": 50, "alerts_lost.hec": 0}
+    assert outlets.counters() == {
+        "alerts_written.hec": 0,
+        "alerts_waiting.hec": 50,
+        "alerts_lost.hec": 0,
+        "alerts_refused.hec": 0,
+    }
     server = Collector(port=port)
     until(lambda: len(server.taken) == 50)
     server.stop()
@@ -115,7 +120,12 @@ def test_an_outage_loses_nothing(tmp_path: Path) -> None:
     again = Collector(port=port)
     until(lambda: len(again.taken) == 50)
     assert server.scores() + again.scores() == numbers(100)
-    until(lambda: outlets.counters() == {"alerts_written.hec": 100, "alerts_waiting.hec": 0, "alerts_lost.hec": 0})
+    until(
+        lambda: (
+            outlets.counters()
+            == {"alerts_written.hec": 100, "alerts_waiting.hec": 0, "alerts_lost.hec": 0, "alerts_refused.hec": 0}
+        )
+    )
     assert outlets.close(5)
     again.stop()
 
@@ -126,7 +136,12 @@ def test_a_restart_in_an_outage_loses_nothing(tmp_path: Path) -> None:
         outlets = outlets_of(tmp_path, f"http://127.0.0.1:{port}", Told())
         outlets.hand(alerts(begin + 20)[begin:])
         assert outlets.close(5)
-        assert outlets.counters() == {"alerts_written.hec": 0, "alerts_waiting.hec": begin + 20, "alerts_lost.hec": 0}
+        assert outlets.counters() == {
+            "alerts_written.hec": 0,
+            "alerts_waiting.hec": begin + 20,
+            "alerts_lost.hec": 0,
+            "alerts_refused.hec": 0,
+        }
     server = Collector(port=port)
     outlets = outlets_of(tmp_path, server.url, Told())
     until(lambda: len(server.taken) == 40)
@@ -334,7 +349,12 @@ def test_a_full_spool_keeps_the_oldest_alerts_and_counts_the_others(tmp_path: Pa
     outlets.hand(numbered[on_disk : on_disk + 2])
     until(lambda: told.of("is full (1 MiB)"))
     outlets.hand(numbered[on_disk + 2 :])
-    assert outlets.counters() == {"alerts_written.hec": 0, "alerts_waiting.hec": on_disk + 3, "alerts_lost.hec": 3}
+    assert outlets.counters() == {
+        "alerts_written.hec": 0,
+        "alerts_waiting.hec": on_disk + 3,
+        "alerts_lost.hec": 3,
+        "alerts_refused.hec": 0,
+    }
     server = Collector(port=port)
     until(lambda: len(server.taken) == on_disk + 3)
     assert server.scores() == numbers(on_disk + 3)

@@ -88,7 +88,12 @@ def test_alerts_wait_in_order_while_they_cannot_be_written() -> None:
 def test_more_alerts_than_may_wait_are_counted_as_lost() -> None:
     outlet = Outlet("jsonl", lambda: Opened(Shut()), waiting=5, tell=Told())
     outlet.take(alerts(8))
-    assert outlet.counters() == {"alerts_written.jsonl": 0, "alerts_waiting.jsonl": 5, "alerts_lost.jsonl": 3}
+    assert outlet.counters() == {
+        "alerts_written.jsonl": 0,
+        "alerts_waiting.jsonl": 5,
+        "alerts_lost.jsonl": 3,
+        "alerts_refused.jsonl": 0,
+    }
     outlet.close()
     assert outlet.lost == 8
 
@@ -114,11 +119,21 @@ def test_alerts_that_come_while_a_write_hangs_are_bounded_and_counted() -> None:
     assert sink.begun.wait(15)
     for _ in range(100):
         outlets.hand(alerts(10))
-    assert outlets.counters() == {"alerts_written.jsonl": 0, "alerts_waiting.jsonl": 5, "alerts_lost.jsonl": 996}
+    assert outlets.counters() == {
+        "alerts_written.jsonl": 0,
+        "alerts_waiting.jsonl": 5,
+        "alerts_lost.jsonl": 996,
+        "alerts_refused.jsonl": 0,
+    }
     sink.goes_on.set()
     assert outlets.close(15)
     outlets.hand(alerts(2))  # too late for the file, and not for the count
-    assert outlets.counters() == {"alerts_written.jsonl": 5, "alerts_waiting.jsonl": 0, "alerts_lost.jsonl": 998}
+    assert outlets.counters() == {
+        "alerts_written.jsonl": 5,
+        "alerts_waiting.jsonl": 0,
+        "alerts_lost.jsonl": 998,
+        "alerts_refused.jsonl": 0,
+    }
 
 
 class Broken(Shut):

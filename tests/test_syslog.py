@@ -174,7 +174,12 @@ def test_datagrams_hold_a_message_each(datagrams: socket.socket) -> None:
     messages = [datagrams.recv(65536) for _ in range(20)]
     assert [read(message)[1]["netseq"]["score"] for message in messages] == [float(n) for n in range(20)]
     assert outlets.close(5)
-    assert outlets.counters() == {"alerts_written.syslog": 20, "alerts_waiting.syslog": 0, "alerts_lost.syslog": 0}
+    assert outlets.counters() == {
+        "alerts_written.syslog": 20,
+        "alerts_waiting.syslog": 0,
+        "alerts_lost.syslog": 0,
+        "alerts_refused.syslog": 0,
+    }
 
 
 def test_datagrams_that_nobody_took_are_sent_again(datagrams: socket.socket) -> None:
@@ -254,7 +259,12 @@ def test_a_receiver_that_comes_later_gets_everything() -> None:
     until(lambda: len(again.messages()) == 30)
     assert numbered(again.messages()) == [float(n) for n in range(30)]
     assert outlets.close(5)
-    assert outlets.counters() == {"alerts_written.syslog": 30, "alerts_waiting.syslog": 0, "alerts_lost.syslog": 0}
+    assert outlets.counters() == {
+        "alerts_written.syslog": 30,
+        "alerts_waiting.syslog": 0,
+        "alerts_lost.syslog": 0,
+        "alerts_refused.syslog": 0,
+    }
     again.stop()
 
 
