@@ -91,6 +91,15 @@ def test_every_flow_of_an_attack_has_its_instance_and_no_other_has_one(run: Run)
     assert set(run.by_kind().labels.tolist()) == {"", "scan_connect", "ssh_guess", "bot"}
 
 
+def test_labels_are_gathered_into_classes_where_these_know_them(run: Run) -> None:
+    fine = np.where(
+        run.data.labels == "Patator", "SSH-Patator", np.where(run.data.labels == "Bot", "DNS-Tunnel", run.data.labels)
+    )
+    gathered = run._replace(data=run.data._replace(labels=fine)).by_class().labels
+    assert set(gathered.tolist()) == {"", "PortScan", "Patator", "DNS-Tunnel"}
+    np.testing.assert_array_equal(gathered == "", run.data.labels == "")
+
+
 def test_alerts_together_are_those_of_a_replay_with_both_models(
     run: Run, told: Told, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,7 +37,7 @@ def measure(arguments: argparse.Namespace) -> tuple[Report, bool]:
     report.facts += list(_facts(arguments, run, learned, models))
     report.tables += list(instances_tables(told, run))
     report.tables += list(alerted(told, run))
-    for data, by in ((run.by_kind(), "kind"), (run.data, "class")):
+    for data, by in ((run.by_kind(), "kind"), (run.by_class(), "class")):
         report.tables += list(ranked(told, data, by, resamples=arguments.resamples, seed=arguments.seed))
     report.tables += list(examples([told.site], Vocabulary.from_json(models.words.manifest.vocabulary)))
     return report, not any(one.data.damaged for one in (run, *learned))

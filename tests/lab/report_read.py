@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sensor.commands.classes import UNKNOWN, Classes
 from sensor.commands.datasets import DataSet, read
 from sensor.commands.label_files import LabelFiles, labelled
 
@@ -49,6 +50,13 @@ class Run(NamedTuple):
         kinds = np.array([*(one.kind for one in self.told), ""], dtype=np.str_)
         known = self.data.attack & (self.of >= 0)
         return self.data._replace(labels=np.where(known, kinds[self.of], self.data.labels))
+
+    def by_class(self) -> DataSet:
+        """Its flows with the class of their label, as docs/labels.md groups them, where it has one."""
+        classes, (labels, of) = Classes(), np.unique(self.data.labels, return_inverse=True)
+        numbers = [classes.number(str(label)) if label else UNKNOWN for label in labels]
+        names = [classes.names[number] if number >= 0 else label for label, number in zip(labels, numbers, strict=True)]
+        return self.data._replace(labels=np.array(names, dtype=np.str_)[of])
 
 
 def read_run(folder: Path) -> Run:
