@@ -34,8 +34,8 @@ from lab.services import SERVICES, c2, files, responder, sink, tunneldns, web
 from lab.site import Attack, Host, LabError, Plan, Site
 from namespaces import PATIENCE_S, Wire, wait_until, wire
 from numpy.typing import NDArray
+from scapy.layers import inet
 from scapy.layers.dns import DNS
-from scapy.layers.inet import ICMP as EchoRequest
 
 from sensor.addresses import halves
 from sensor.assembly import Assembly
@@ -45,7 +45,7 @@ from sensor.schema import FLOW, ICMP, TCP, UDP
 from sensor.sources.pcap import CaptureSource
 
 ROOT = Path(__file__).parents[1]
-SERVER = Host("intranet", "server", "inside", ("192.0.2.10",), names=("www.lab.example",), services=("http", "ssh"))
+SERVER = Host("intranet", "server", "inside", ("192.0.2.10",), names=("www.lab.example",), services=("http", "https", "ssh"))
 INFECTED = Host("office1", "office", "inside", ("192.0.2.20",))
 ATTACKER = Host("attacker", "attacker", "outside", ("198.51.100.66",))
 FAR = tuple(
@@ -53,8 +53,18 @@ FAR = tuple(
     for name, number in (("c2", 5), ("drop", 6), ("tunneldns", 7))
 )
 SITE = Site((SERVER, INFECTED, ATTACKER, *FAR), "lab.example", 300.0, 30.0)
-STARTS = {"http": web.start_http, "ssh": files.start_ssh, **{host.name: SERVICES[host.name].start for host in FAR}}
-PORTS = {"http": (("tcp", 80),), "ssh": (("tcp", 22),), **{host.name: SERVICES[host.name].ports for host in FAR}}
+STARTS = {
+    "http": web.start_http,
+    "https": web.start_https,
+    "ssh": files.start_ssh,
+    **{host.name: SERVICES[host.name].start for host in FAR},
+}
+PORTS = {
+    "http": (("tcp", 80),),
+    "https": (("tcp", 443),),
+    "ssh": (("tcp", 22),),
+    **{host.name: SERVICES[host.name].ports for host in FAR},
+}
 
 
 def planned(kind: str, attacker: str, *victims: str, within_s: float = 60.0, seed: int = 7, **given: Any) -> Attack:
@@ -174,6 +184,7 @@ CASES = (
     (planned("web_sqli", "attacker", "intranet", **WEB, keep_alive=False), ("http",), 8),
     (planned("web_xss", "attacker", "intranet", **WEB, method="post"), ("http",), 1),
     (planned("web_traversal", "attacker", "intranet", **WEB), ("http",), 8),
+    (planned("web_traversal", "attacker", "intranet", **WEB, tls=True, keep_alive=True), ("https",), 1),
     (planned("bot", "office1", "c2", beacons=6, interval_s=0.2, commands=0.5), ("c2",), 6),
     (planned("infiltration", "office1", "intranet", logins=2, **INTRUSION), ("c2", "http", "ssh"), 12),
     (planned("dns_tunnel", "office1", queries=10, interval_s=0.05, one_socket=False), ("tunneldns",), 10),
@@ -244,9 +255,7 @@ def test_the_lines_of_a_kind_that_is_not_quiet_match_no_ordinary_flow(kind: str,
     assert labelled(rows, record) == [""] * len(rows)
 
 
-@given(
-    seed=st.integers(0, 999), out=st.integers(1, 400), back=st.integers(1, 3000), record=st.sampled_from(list(responder.TYPES))
-)
+@given(st.integers(0, 999), st.integers(1, 400), st.integers(1, 3000), st.sampled_from(list(responder.TYPES)))
 @settings(max_examples=60, deadline=None)
 def test_long_labels_are_names_that_others_read_and_answers_have_the_size_asked_for(
     seed: int, out: int, back: int, record: str
@@ -256,7 +265,7 @@ def test_long_labels_are_names_that_others_read_and_answers_have_the_size_asked_
     name = asked.qd[0].qname.decode()
     assert name.endswith(".l.lab.example.")
     assert len(name) <= long_labels.LONGEST_NAME + 1
-    assert max(map(len, name.split("."))) <= long_labels.LARGEST_LABEL
+    assert max(map(len, name.split("."))) <= responder.LARGEST_LABEL
     said = responder.answer(query)
     assert said is not None
     read = DNS(said)
@@ -279,7 +288,7 @@ def test_a_query_of_random_bytes_is_answered_or_let_pass(query: bytes) -> None:
 @given(st.binary(max_size=200), st.integers(0, 0xFFFF), st.integers(0, 0xFFFF))
 @settings(max_examples=60, deadline=None)
 def test_an_echo_request_has_the_checksum_that_others_compute(payload: bytes, identity: int, sequence: int) -> None:
-    assert echo(identity, sequence, payload) == bytes(EchoRequest(type=8, id=identity, seq=sequence) / payload)
+    assert echo(identity, sequence, payload) == bytes(inet.ICMP(type=8, id=identity, seq=sequence) / payload)
 
 
 def test_the_inside_of_a_dns_tunnel_is_where_no_host_is() -> None:
@@ -354,7 +363,8 @@ def test_nothing_is_sent_when_the_time_is_over() -> None:
         (planned("bot", "office1", jitter=2.0), "bot-1: jitter is 2.0: give a number from 0 to 1"),
         (planned("web_xss", "attacker"), "web_xss-1 has 0 victims: this kind takes one"),
         (planned("web_xss", "attacker", "intranet", method="put"), "web_xss-1: method is 'put': give get or post"),
-        (planned("dns_tunnel", "office1", record="A", tool="dns"), "dns_tunnel-1: tool is 'dns': give labels or iodine"),
+        (planned("dns_tunnel", "office1", tool="dns"), "dns_tunnel-1: tool is 'dns': give labels or iodine"),
+        (planned("dns_tunnel", "office1", record="A"), "dns_tunnel-1: record is 'A': give CNAME or NULL or TXT"),
         (planned("infiltration", "office1", scan_ports=["ssh"]), "infiltration-1: scan_ports is ['ssh']: give up to 50 ports"),
         (planned("icmp_tunnel", "office1", "c2", "drop"), "icmp_tunnel-1 has 2 victims: this kind takes one"),
     ],

@@ -13,7 +13,7 @@ import ssl
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from ..site import Attack, Host, LabError, Line, Site
@@ -126,8 +126,12 @@ class Web:
 
     def ask(self, target: str, body: bytes | Iterable[bytes] | None = None, headers: Mapping[str, str] | None = None) -> bytes:
         """GET, or POST where there is a body; what came back, nothing when the server did not answer."""
-        connection = self._open or self._connection()
         self._asked += 1
+        try:
+            connection = self._open or self._connection()
+        except OSError:
+            self._failed += 1
+            return b""
         try:
             connection.request("GET" if body is None else "POST", target, body, {**self._headers, **(headers or {})})
             answer = connection.getresponse()
@@ -157,9 +161,16 @@ class Web:
 
     def _connection(self) -> HTTPConnection:
         ends = self._ends
-        if not self._tls:
-            return HTTPConnection(ends.dst, ends.port, PATIENCE_S, (ends.src, 0))
-        return HTTPSConnection(ends.dst, ends.port, timeout=PATIENCE_S, source_address=(ends.src, 0), context=trusting())
+        connection = HTTPConnection(ends.dst, ends.port, PATIENCE_S, (ends.src, 0))
+        if self._tls:
+            connection.connect()
+            try:
+                # HTTPSConnection would name the address in its greeting, where real clients name the site
+                connection.sock = trusting().wrap_socket(connection.sock, server_hostname=self._headers.get("Host"))
+            except OSError:
+                connection.close()
+                raise
+        return connection
 
 
 def trusting() -> ssl.SSLContext:

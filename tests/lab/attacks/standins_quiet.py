@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..services.responder import TYPES
+from ..services.service import names
 from ..services.tunneldns import PASSWORD, SINK_PORT, label_zone, near, zone
 from ..site import Attack, Host, LabError, Line, Site, Value
 from . import instance
@@ -40,19 +41,19 @@ UP_S = 30.0
 def _dns_tunnel(attack: Attack, site: Site, run: Path) -> Iterator[Line]:
     """Bytes through names, by iodine or by labels of our own."""
     ends = Ends.of(attack, site, peer(attack, site, "tunneldns"), DNS_PORT)
-    tool = instance.text(attack, "tool", "labels", "iodine")
-    # what comes for iodine after its end is refused by ICMP
-    yield Line(ends.src, ends.dst)
+    tool, record = instance.text(attack, "tool", "labels", "iodine"), instance.text(attack, "record", *TYPES)
+    yield ends.line("udp")
     if tool == "iodine":
-        _iodine(attack, site, run, ends)
+        yield Line(ends.src, ends.dst, protocol="icmp")  # what comes for it after its end is refused
+        _iodine(attack, site, run, ends, record)
     else:
-        _labels(attack, site, ends)
+        _labels(attack, site, ends, record)
     time.sleep(SETTLE_S)
 
 
-def _labels(attack: Attack, site: Site, ends: Ends) -> None:
+def _labels(attack: Attack, site: Site, ends: Ends, record: str) -> None:
     """Queries of long random labels, each with an answer of random bytes."""
-    draw, record = chance(attack), instance.text(attack, "record", *TYPES)
+    draw = chance(attack)
     queries, out = instance.whole(attack, "queries"), instance.whole(attack, "out_bytes")
     back, one_socket = instance.whole(attack, "back_bytes"), flag(attack, "one_socket")
     interval_s, jitter = instance.number(attack, "interval_s"), share(attack, "jitter")
@@ -79,9 +80,8 @@ def _asking(ends: Ends) -> socket.socket:
     return asking
 
 
-def _iodine(attack: Attack, site: Site, run: Path, ends: Ends) -> None:
+def _iodine(attack: Attack, site: Site, run: Path, ends: Ends, record: str) -> None:
     """A tunnel by iodine, and exchanges of random bytes through it."""
-    record = instance.text(attack, "record", *TYPES)
     program, draw, pace = instance.program("iodine", "iodine"), chance(attack), Pace(attack, random.Random(attack.seed))
     device = f"dns{os.getpid() % 1_000_000}"
     argv = [program, "-f", "-r", "-P", PASSWORD, "-T", record, "-d", device, "-m", "700", "-I", "1", ends.dst, zone(site)]
@@ -170,12 +170,15 @@ def _drain(raw: socket.socket) -> None:
 
 def _exfiltration(attack: Attack, site: Site, run: Path) -> Iterator[Line]:
     """Random bytes to drop, in uploads that take their time."""
-    ends = Ends.of(attack, site, peer(attack, site, "drop"), instance.whole(attack, "port"))
+    far = peer(attack, site, "drop")
+    ends = Ends.of(attack, site, far, instance.whole(attack, "port"))
     uploads, upload_bytes = instance.whole(attack, "uploads"), instance.whole(attack, "upload_bytes")
     interval_s, jitter = instance.number(attack, "interval_s"), share(attack, "jitter")
     bytes_s = instance.whole(attack, "bytes_s")
     piece, draw = instance.whole(attack, "piece_bytes"), chance(attack)
-    web = Web(ends, tls=True, keep_alive=flag(attack, "keep_alive"), agent=instance.text(attack, "agent"))
+    web = Web(
+        ends, tls=True, keep_alive=flag(attack, "keep_alive"), agent=instance.text(attack, "agent"), name=names(far, site)[-1]
+    )
     yield ends.line()
     pace = Pace(attack, draw)
     for _ in range(uploads):

@@ -17,7 +17,7 @@ from ..services.service import names
 from ..site import Attack, LabError, Line, Site, Value
 from . import instance
 from .kind import Kind
-from .standins import AGENT, Ends, Pace, Web, chance, flag, share
+from .standins import AGENT, Ends, Pace, Web, chance, flag, share, whole_from_zero
 
 TAKES: Mapping[str, Value] = {
     "requests": 60,
@@ -28,13 +28,13 @@ TAKES: Mapping[str, Value] = {
     "field": "q",
     "method": "get",
     "name": "",
-    "port": 80,
+    "port": 0,
     "tls": False,
     "ipv6": False,
     "keep_alive": True,
     "agent": AGENT,
 }
-"""browse: share of the requests that are ordinary pages. name: their Host, the victim's first name if nothing is given."""
+"""browse: share of the requests that are ordinary pages. name: their Host, the victim's first name if nothing is given. port: 0 for that of HTTP or HTTPS."""
 
 _SQL = (
     "' OR '1'='1",
@@ -92,14 +92,13 @@ def _requests(attack: Attack, site: Site, run: Path, strings: list[str]) -> Iter
     if len(attack.victims) != 1:
         raise LabError(f"{attack.name} has {len(attack.victims)} victims: this kind takes one")
     victim = site[attack.victims[0]]
-    ends = Ends.of(attack, site, victim, instance.whole(attack, "port"))
+    tls = flag(attack, "tls")
+    ends = Ends.of(attack, site, victim, whole_from_zero(attack, "port") or (443 if tls else 80))
     page, field = instance.text(attack, "page"), instance.text(attack, "field")
     posts = instance.text(attack, "method", "get", "post") == "post"
     interval_s, jitter, browse = instance.number(attack, "interval_s"), share(attack, "jitter"), share(attack, "browse")
     name = instance.text(attack, "name") or names(victim, site)[0]
-    web = Web(
-        ends, tls=flag(attack, "tls"), keep_alive=flag(attack, "keep_alive"), agent=instance.text(attack, "agent"), name=name
-    )
+    web = Web(ends, tls=tls, keep_alive=flag(attack, "keep_alive"), agent=instance.text(attack, "agent"), name=name)
     yield ends.line()
     draw = chance(attack)
     pace = Pace(attack, draw)
