@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 
@@ -58,6 +59,19 @@ def test_netem_has_delay_and_loss_of_the_host_and_room_for_a_flood() -> None:
     assert " ".join(command) == "tc qdisc add dev p3 root netem limit 20000 delay 12.5ms loss 0.5%"
     assert netem_command("p3", Host("x", "internet", "outside", (FAR,), loss=0.01))[-2:] == ["loss", "1%"]
     assert netem_command("p3", Host("x", "internet", "outside", (FAR,))) == []
+
+
+@in_world
+def test_tc_understands_the_command_for_netem() -> None:
+    tried = subprocess.run(
+        netem_command("lo", Host("x", "internet", "outside", (FAR,), delay_ms=12.5, loss=0.005)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert tried.returncode == 0 or "qdisc" in tried.stderr, "neither done nor refused by a kernel that has no netem"
+    assert "What is" not in tried.stderr
+    assert "Illegal" not in tried.stderr
 
 
 @pytest.mark.parametrize(("outside", "inside"), [(FAR, PC), (FAR6, "2001:db8:1::20")])

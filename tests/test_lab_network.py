@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import fcntl
 import os
+import pty
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 from pathlib import Path
 
@@ -77,6 +81,28 @@ def test_a_host_knows_the_names_of_the_laboratory_alone() -> None:
             network.run("gone", ["true"])
         with pytest.raises(LabError, match="there is no host 'nobody'"):
             network.run("nobody", ["true"])
+    assert not list(Path("/run/netns").iterdir())
+
+
+@in_world
+def test_links_without_delay_are_cables_and_nothing_else() -> None:
+    whole = site()
+    hosts = tuple(dataclasses.replace(host, delay_ms=0.0) for host in whole.hosts)
+    with Network(Site(hosts, whole.domain, whole.seconds, whole.compression)) as network:
+        assert network.link_kind == "none"
+        assert network.processes.started == []
+        connects("pc", "web", "198.51.100.15")
+        connects("botnet", "pc", "192.0.2.20", given="203.0.113.249")
+
+
+@in_world
+def test_a_host_with_the_name_of_the_router_is_refused() -> None:
+    taken = Site((Host("router", "office", "inside", ("192.0.2.5",)),), "lab.example", 60.0, 30.0)
+    with pytest.raises(LabError, match="no host may have the name router"), Network(taken):
+        pytest.fail("it started")
+    stray = Site((Host("pc", "office", "inside", ("203.0.113.5",)),), "lab.example", 60.0, 30.0)
+    with pytest.raises(LabError, match=r"pc: 203\.0\.113\.5 is in none of the networks inside"), Network(stray):
+        pytest.fail("it started")
     assert not list(Path("/run/netns").iterdir())
 
 
@@ -235,6 +261,42 @@ def test_a_world_passes_on_arguments_exit_status_and_signals() -> None:
             assert started.stdout.readline() == b"up\n"
             started.send_signal(number)
             assert started.wait(30.0) == 5
+
+
+@pytest.mark.root
+def test_control_c_at_a_terminal_is_heard_once() -> None:
+    skip_without_worlds()
+    keyboard, terminal = pty.openpty()
+    argv = command(sys.executable, "-c", INTERRUPTED)
+    with (
+        subprocess.Popen(
+            argv,
+            cwd=ROOT,
+            stdin=terminal,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509  (no threads here)
+        ) as started,
+        os.fdopen(keyboard, "wb", buffering=0) as typing,
+    ):
+        os.close(terminal)
+        assert started.stdout is not None
+        assert started.stdout.readline() == b"up\n"
+        typing.write(b"\x03")
+        assert started.stdout.read() == b"heard 1\n"
+        assert started.wait(30.0) == 0
+
+
+INTERRUPTED = """
+import signal, time
+heard = []
+signal.signal(signal.SIGINT, lambda *_: heard.append(1))
+print("up", flush=True)
+while not heard:
+    time.sleep(0.05)
+time.sleep(0.5)  # for a second one to come
+print("heard", len(heard))
+"""
 
 
 @pytest.mark.root

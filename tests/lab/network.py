@@ -78,7 +78,7 @@ class Network:
         self.site = site
         self.processes = Processes()
         self.link_kind = ""
-        """netem or userspace, once it is up."""
+        """What delays frames, once it is up: netem, userspace, or none when no link has delay or loss."""
         self.made: list[str] = []
         self.ports: dict[str, str] = {}
         """The port of its bridge by host."""
@@ -99,6 +99,8 @@ class Network:
         with ExitStack() as stack:
             world.refuse_outside()
             refuse_missing()
+            if taken := {host.name for host in self.hosts} & {ROUTER, SWITCH}:
+                raise LabError(f"no host may have the name {', '.join(taken)}: it is the laboratory's own")
             stack.callback(self._delete)
             if self._logs is None:
                 self._logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="netseq-lab-")))
@@ -177,9 +179,9 @@ class Network:
     def _make_router(self) -> None:
         """Make the router with an interface for each network, named for it; its addresses are the site's, or each's first."""
         self._make_namespace(ROUTER, {**HOST_SETTINGS, "ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1"})
-        self.link_kind = link_kind(ROUTER)
+        self.link_kind = link_kind(ROUTER) if any(host.delay_ms or host.loss for host in self.hosts) else "none"
         self._connect(ROUTER, "inside", "inside", self.gateway(INSIDE[0]))
-        if self.link_kind == "netem":
+        if self.link_kind != "userspace":
             self._connect(ROUTER, "outside", "outside", self.gateway(OUTSIDE[0]))
         else:
             for namespace, name in ((ROUTER, "outside"), (SWITCH, LINE)):
@@ -262,7 +264,7 @@ class Network:
         (folder / "nsswitch.conf").write_text(NAMES_ORDER)
 
     def _delay(self) -> None:
-        if self.link_kind == "netem":
+        if self.link_kind != "userspace":
             for host in self.hosts:
                 for namespace, interface in ((host.name, "eth0"), (SWITCH, self.ports[host.name])):
                     if command := netem_command(interface, host):

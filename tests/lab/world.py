@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,9 +85,11 @@ def network_inode(process: str = "self") -> int:
 
 
 def refuse_without_rights() -> None:
-    """LabError unless namespaces can be made."""
+    """LabError without what it takes to make namespaces."""
     if os.geteuid() != 0:
         raise LabError("the laboratory makes network namespaces, which needs root: run it with sudo")
+    if shutil.which("ip") is None:
+        raise LabError("ip is not installed: apt-get install iproute2")
 
 
 def module(name: str, *arguments: str) -> list[str]:
