@@ -360,7 +360,7 @@ def summary(
         lost.update(one.lost)
     lines = [
         f"model        {manifest.name} {manifest.version} in {arguments.output}",
-        f"trained on   {sum(source.rows for source in manifest.data):,} flows ({left_out:,} attacks and unjudged ones left out)",
+        f"trained on   {sum(source.rows for source in manifest.data):,} flows (without {left_out:,} attacks and unjudged ones)",
         f"words        {', '.join(f'{part} {size}' for part, size in zip(manifest.parts, manifest.sizes, strict=True))}",
         f"held back    {manifest.validation_nats:.3f} nats a word",
         f"calibrated   on {bundle.calibration.n:,} conversation-hours, {bundle.calibration.per_day:,.0f} a day",
