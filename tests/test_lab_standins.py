@@ -25,12 +25,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lab.attacks import KINDS, long_labels, standins_web
+from lab.attacks import KINDS, long_labels, standins_inside, standins_quiet, standins_web
 from lab.attacks.exchanges import Exchanges
-from lab.attacks.standins import Ends, Pace, Web, peer
+from lab.attacks.standins import ENDING_S, Ends, Pace, Web, peer
 from lab.attacks.standins_inside import scan
 from lab.attacks.standins_quiet import echo
-from lab.services import SERVICES, c2, files, responder, sink, tunneldns, web
+from lab.description import read
+from lab.schedule import draw
+from lab.services import SERVICES, c2, responder, sink, tunneldns
 from lab.site import Attack, Host, LabError, Plan, Site
 from namespaces import PATIENCE_S, Wire, wait_until, wire
 from numpy.typing import NDArray
@@ -53,18 +55,6 @@ FAR = tuple(
     for name, number in (("c2", 5), ("drop", 6), ("tunneldns", 7))
 )
 SITE = Site((SERVER, INFECTED, ATTACKER, *FAR), "lab.example", 300.0, 30.0)
-STARTS = {
-    "http": web.start_http,
-    "https": web.start_https,
-    "ssh": files.start_ssh,
-    **{host.name: SERVICES[host.name].start for host in FAR},
-}
-PORTS = {
-    "http": (("tcp", 80),),
-    "https": (("tcp", 443),),
-    "ssh": (("tcp", 22),),
-    **{host.name: SERVICES[host.name].ports for host in FAR},
-}
 
 
 def planned(kind: str, attacker: str, *victims: str, within_s: float = 60.0, seed: int = 7, **given: Any) -> Attack:
@@ -104,10 +94,10 @@ class Stage:
             self.stack.enter_context(running(("ip", "netns", "exec", self.wire.receiver.name, *argv), self.run / "server.txt"))
 
         try:
-            STARTS[service](host, SITE, self.run, launch)
+            SERVICES[service].start(host, SITE, self.run, launch)
         except LabError as error:
             pytest.skip(str(error))
-        wait_until(lambda: set(PORTS[service]) <= self.bound(), f"{service}: {self.run / 'server.txt'}")
+        wait_until(lambda: set(SERVICES[service].ports) <= self.bound(), f"{service}: {self.run / 'server.txt'}")
 
     def bound(self) -> set[tuple[str, int]]:
         """Where somebody listens, as ("tcp", 80)."""
@@ -373,6 +363,23 @@ def test_a_parameter_that_cannot_be_is_told_before_anything_is_sent(attack: Atta
     with pytest.raises(LabError) as refused:
         next(iter(KINDS[attack.kind].run(attack, SITE, tmp_path)))
     assert str(refused.value).startswith(told)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("description", ["standard.toml", "small.toml"])
+def test_every_stand_in_that_a_shipped_description_asks_for_can_begin(description: str, seed: int, tmp_path: Path) -> None:
+    """What is wrong with its parameters or its hosts is found before its first line."""
+    site, plan = draw(read(ROOT / "tests" / "lab" / description), seed)
+    own = {kind.name for module in (standins_web, standins_inside, standins_quiet) for kind in module.KINDS}
+    begun = set()
+    for attack in plan.attacks:
+        if attack.kind in own:
+            complete = replace(attack, given=KINDS[attack.kind].complete(attack.given))
+            line = next(iter(KINDS[attack.kind].run(complete, site, tmp_path)))
+            assert line.src in site[attack.attacker].ipv4
+            assert complete.within_s > ENDING_S
+            begun.add(attack.kind)
+    assert {"web_sqli", "bot", "infiltration", "dns_tunnel"} <= begun
 
 
 def test_the_other_end_is_the_victim_that_offers_it_or_the_first_that_does() -> None:

@@ -34,7 +34,8 @@ TAKES: Mapping[str, Value] = {
     "keep_alive": True,
     "agent": AGENT,
 }
-"""browse: share of the requests that are ordinary pages. name: their Host, the victim's first name if nothing is given. port: 0 for that of HTTP or HTTPS."""
+"""browse: share of the requests that are ordinary pages. name: the site's, the victim's first one if nothing is given. port: 0
+for that of HTTP or HTTPS."""
 
 _SQL = (
     "' OR '1'='1",
