@@ -121,8 +121,8 @@ def test_unknown_and_mistyped_parameters_are_refused() -> None:
 
 
 def test_an_estimate_grows_with_what_is_asked_for() -> None:
-    web, noise, ntp = ACTIVITIES["web"], ACTIVITIES["noise"], ACTIVITIES["ntp"]
-    assert web.estimate({"pages": 8}) == 2 * web.flows == 2 * web.estimate({})
+    resolve, noise, ntp = ACTIVITIES["resolve"], ACTIVITIES["noise"], ACTIVITIES["ntp"]
+    assert resolve.estimate({"names": 6}) == 2 * resolve.flows == 2 * resolve.estimate({})
     assert noise.estimate({"kinds": ["mdns"]}) == noise.flows / 4
     assert ntp.estimate({"samples": 5}) == ntp.flows
 
