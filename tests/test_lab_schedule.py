@@ -17,10 +17,10 @@ import msgspec
 import pytest
 from lab.attacks import KINDS
 from lab.behaviour import ACTIVITIES
-from lab.description import Description, read
+from lab.description import Description, RunChoice, read
 from lab.drawing import Given, Names
 from lab.schedule import SILENCE_S, draw, expected_flows, lasts_s
-from lab.schedule_attacks import GAP_S, HEAVY_GAP_S
+from lab.schedule_attacks import GAP_S, HEAVY_GAP_S, attacks
 from lab.site import Attack, Event, LabError, Plan, Site
 
 LAB = Path(__file__).parent / "lab"
@@ -168,23 +168,23 @@ def test_test_has_other_parameters_and_mostly_other_victims_than_train() -> None
 @pytest.mark.parametrize("path", [STANDARD, SMALL], ids=lambda path: path.stem)
 @pytest.mark.parametrize("run", SEEDS)
 def test_an_attacker_does_one_thing_at_a_time_and_floods_come_one_after_the_other(path: Path, run: str) -> None:
-    attacks = sorted(drawn(run, path).attacks, key=lambda attack: attack.at_s)
-    for attacker in {attack.attacker for attack in attacks}:
-        for first, second in pairwise(attack for attack in attacks if attack.attacker == attacker):
+    planned = sorted(drawn(run, path).attacks, key=lambda attack: attack.at_s)
+    for attacker in {attack.attacker for attack in planned}:
+        for first, second in pairwise(attack for attack in planned if attack.attacker == attacker):
             assert first.at_s + first.within_s + GAP_S <= second.at_s + 1e-3, f"{first.name} and {second.name}"
-    for first, second in pairwise(attack for attack in attacks if attack.kind in heavy_kinds()):
+    for first, second in pairwise(attack for attack in planned if attack.kind in heavy_kinds()):
         assert first.at_s + first.within_s + HEAVY_GAP_S <= second.at_s + 1e-3, f"{first.name} and {second.name}"
 
 
 @pytest.mark.parametrize("run", SEEDS)
 def test_attacks_are_short_and_bounded_and_spread_over_the_day(run: str) -> None:
-    attacks, seconds = drawn(run).attacks, described().time.seconds
-    for attack in attacks:
+    planned, seconds = drawn(run).attacks, described().time.seconds
+    for attack in planned:
         assert 5 <= attack.within_s <= (330 if attack.kind == "bot" else 120)
         assert 0.08 * seconds <= attack.at_s
         assert attack.at_s + attack.within_s <= 0.97 * seconds + 1e-3
-    quarters = Counter(int(4 * attack.at_s / seconds) for attack in attacks)
-    assert min(quarters[number] for number in range(4)) >= 0.1 * len(attacks)
+    quarters = Counter(int(4 * attack.at_s / seconds) for attack in planned)
+    assert min(quarters[number] for number in range(4)) >= 0.1 * len(planned)
 
 
 @pytest.mark.parametrize("run", SEEDS)
@@ -303,3 +303,8 @@ def test_attacks_that_find_no_room_are_refused_with_what_to_change() -> None:
     many = replace(rule, rule=msgspec.structs.replace(rule.rule, times=20))
     with pytest.raises(LabError, match=r"there is no room for another ssh_guess .* by mallory: give it more attackers"):
         draw(replace(description, attacks=(many,)), 1)
+
+
+def test_a_test_run_of_any_seed_finds_room_for_its_attacks() -> None:
+    for seed in range(100, 130):
+        assert len(attacks(described(), RunChoice("test", seed))) == len(drawn("test").attacks)

@@ -2,8 +2,8 @@
 
 The instances of one rule are spread over the day, each in a part of its own. An attacker does one thing at a time, with a gap
 between, because labels tell attacks apart by address and time; heavy ones (floods) come one after the other, because they
-share the machine's two cores with everything else. The longest are placed first, and what does not fit where it was drawn
-is moved later, round the end of the day. Called by schedule.py.
+share the machine's two cores with everything else. So heavy ones are placed first, then the longest, and what does not fit
+where it was drawn is moved later, round the end of the day. Called by schedule.py.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def attacks(description: Description, run: RunChoice) -> tuple[Attack, ...]:
     begin_s = max(FIRST * description.time.seconds, description.time.warm_up_s)
     end_s = LAST * description.time.seconds
     wishes = [wish for number, rule in enumerate(description.attacks) for wish in _wishes(rule, number, run, begin_s, end_s)]
-    wishes.sort(key=lambda wish: (-wish.attack.within_s, wish.attack.kind, wish.attack.at_s))
+    wishes.sort(key=lambda wish: (not wish.heavy, -wish.attack.within_s, wish.attack.kind, wish.attack.at_s))
     placed: list[_Wish] = []
     for wish in wishes:
         placed.append(_place(wish, placed, begin_s, end_s))
