@@ -331,6 +331,11 @@ def test_a_tool_that_is_not_installed_is_named_with_its_package() -> None:
         instances.program("nmap2000", "nmap")
 
 
+@pytest.mark.parametrize(("ports", "number"), [("80", 1), ("1-1000", 1000), ("22,80-81,8000-8100", 104)])
+def test_the_ports_of_a_list_are_counted(ports: str, number: int) -> None:
+    assert scans.count(ports) == number
+
+
 @pytest.mark.parametrize("kind", [*guesses.KINDS, *slow.KINDS, *floods.KINDS, *scans.KINDS], ids=lambda kind: kind.name)
 def test_a_kind_of_a_well_known_tool_has_a_label_of_the_published_data_sets(kind: Kind) -> None:
     assert f" {kind.label}" in (ROOT / "docs" / "labels.md").read_text("utf-8")

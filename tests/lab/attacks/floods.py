@@ -97,7 +97,7 @@ KINDS = (
         "DDoS",
         ("hping3",),
         ("hping3",),
-        {**PACKETS, "port": 9999, "payload_bytes": 256},
+        {**PACKETS, "together": 24, "port": 9999, "payload_bytes": 256},
         udp_flood,
         "datagrams from hundreds of addresses",
         quiet=True,

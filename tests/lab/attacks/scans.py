@@ -84,8 +84,19 @@ def scan_masscan(attack: Attack, site: Site, run: Path) -> Iterator[Line]:
     rate = ("--rate", str(instance.whole(attack, "rate")), "--wait", "2", "--seed", str(attack.seed % 2**31))
     masscan = instance.program("masscan", "masscan")
     argv = (masscan, *own, *rate, "-p", _ports(attack), *instance.targets(attack, site))
-    instance.call(attack, run, argv)
+    # it waits for a last packet before it looks at its own clock, on a quiet wire for ever
+    probes = count(_ports(attack)) * len(attack.victims)
+    instance.call(attack, run, argv, seconds=probes / instance.whole(attack, "rate") + MASSCAN_S)
 
+
+def count(ports: str) -> int:
+    """How many ports a list of ports and ranges names."""
+    ranges = (part.partition("-") for part in ports.split(","))
+    return sum(int(last or first) - int(first) + 1 for first, _, last in ranges)
+
+
+MASSCAN_S = 5.0
+"""For beginning, and for the answers to its last probes."""
 
 SOURCE_PORTS = (61000, 61255)
 """Above what Linux gives to connections (32768 to 60999), as masscan's manual advises; a power of two, as it demands."""
