@@ -23,7 +23,7 @@ from sensor import __version__
 
 from . import output, world
 from .capture import Capture
-from .network import SWITCH, TAP, Network
+from .network import LINE, SWITCH, TAP, Network
 from .processes import Process
 from .programs import wanted
 from .services import SERVICES, Service, ready
@@ -194,7 +194,8 @@ def _attack(order: Order, network: Network, capture: Capture, record: _Record, s
             say(progress(order, network, record, now_s))
         working = [*record.agents.values(), *(process for process, _ in record.begun.values())]
         if now_s > last_s or (now_s > order.site.seconds and not any(one.poll() is None for one in working)):
-            say(progress(order, network, record, now_s))
+            if now_s - told_s > 1.0:
+                say(progress(order, network, record, now_s))
             return
         time.sleep(LOOK_S)
 
@@ -223,9 +224,11 @@ def _bury(record: _Record) -> None:
 
 
 def _watch(network: Network, record: _Record) -> None:
-    """Note, once, what should not have ended."""
+    """Note, once, what should not have ended. LabError when nothing goes on without it."""
     for process in network.processes.early():
         process.expected = True
+        if process.name == LINE:
+            raise LabError(f"the delay line ended, and nothing reaches the outside: {' | '.join(process.last_lines(2))}")
         _died(f"{process.name}", process, record)
     for host, process in record.agents.items():
         if process.poll() and host not in record.told:
