@@ -1,7 +1,7 @@
 """Stand-ins for what runs inside after a break-in: a bot that asks for commands, and an intruder who looks around.
 
 Neither does anything to the host it runs on: "commands" are random bytes that are thrown away, the "output" is random bytes
-as well, the download is not kept, and the logins use the laboratory's own key and run `echo`. Called by the driver.
+as well, the download is not kept, and the logins use the laboratory's own key and run `printf`. Called by the driver.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def _logins(attack: Attack, site: Site, run: Path) -> list[list[str]]:
     )
     begin = [ssh, "-F", "none", "-n", "-i", str(client_key(run)), *(word for option in options for word in ("-o", option))]
     said, length = chance(attack), instance.whole(attack, "output_bytes")
-    typed = [f"echo {said.randbytes(around(said, length) // 2 + 1).hex()}" for _ in range(count)]
+    typed = [f"printf %0{around(said, length)}d 0" for _ in range(count)]  # so many zeros
     return [[*begin, f"{user}@{servers[turn % len(servers)].ipv4[0]}", typed[turn]] for turn in range(count)]
 
 
