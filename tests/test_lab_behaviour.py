@@ -1,7 +1,7 @@
 """The laboratory's agents: what they put on the wire, when they do it, and how they count what fails.
 
-Messages are compared with scapy's and with the RFCs' examples; the rest is done against real servers: dnsmasq and http.server
-on loopback here, and in a world of namespaces all servers of the laboratory.
+Messages are compared with scapy's and with the RFCs' examples; the rest is done against dnsmasq and http.server on loopback.
+test_lab_behaviour_world.py has all activities, against all servers of the laboratory.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import inspect
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -33,7 +32,6 @@ from lab.behaviour.databases import scram_answer
 from lab.behaviour.dns import AAAA, A, Resolver, UnresolvedError, answer, question
 from lab.behaviour.http import Browser, Connection
 from lab.behaviour.tools import FailedError, Tools
-from lab.services import wanting
 from lab.site import Event, Host, LabError, Plan, Site, Value
 from scapy.layers.dns import DNS, DNSQR, DNSRR
 from scapy.layers.netbios import NBNSHeader, NBNSQueryRequest
@@ -321,9 +319,9 @@ def test_an_agent_that_is_told_to_end_still_writes_what_it_did(tmp_path: Path) -
     Plan(events, ()).write(tmp_path / "schedule.json")
     command = [sys.executable, "-m", "tests.lab.behaviour", "office", "--run", str(tmp_path), "--start", str(time.time())]
     with subprocess.Popen(command, cwd=Path(__file__).parents[1]) as agent:
-        threading.Event().wait(0.01)
         _wait_until_it_catches(agent.pid)
-        agent.terminate()
+        for _ in range(2):
+            agent.terminate()
         assert agent.wait(30.0) == 0
     outcome = json.loads((tmp_path / "agents" / "office.json").read_bytes())
     assert outcome["events"] == 2  # those of other hosts are not its own
@@ -359,6 +357,16 @@ def test_what_cannot_be_done_is_one_clear_line(
     assert said in line
 
 
+def test_programs_see_no_proxy_and_none_of_the_users_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://proxy.example")
+    tools = Tools(OFFICE, site(), tmp_path)
+    said = asyncio.run(tools.tool(["env"])).decode()
+    assert "https_proxy=" not in said
+    assert f"HOME={tmp_path}/agents/office.files" in said.splitlines()
+    tools.clean()
+    assert not (tmp_path / "agents" / "office.files").exists()
+
+
 def test_a_program_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
     async def hang() -> None:
         with pytest.raises(TimeoutError):
@@ -372,74 +380,3 @@ def test_a_program_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             state, _, its_group = status.read_text().rpartition(")")[2].split()[:3]
             assert int(its_group) != group or state == "Z"  # dead, and perhaps not yet buried
-
-
-# against real servers
-
-
-def _world_site() -> Site:
-    return Site(
-        (
-            Host("router", "router", "inside", ("192.0.2.1",)),
-            Host("dns", "server", "inside", ("192.0.2.2",), services=("dns",)),
-            Host("intranet", "server", "inside", ("192.0.2.3",), ("2001:db8:1::3",), services=("http", "https", "health")),
-            Host("post", "server", "inside", ("192.0.2.4",), services=("mail",)),
-            Host("files", "server", "inside", ("192.0.2.5",), services=("ftp", "smb", "ssh")),
-            Host("store", "server", "inside", ("192.0.2.6",), services=("sql", "ntp")),
-            Host("talk", "server", "inside", ("192.0.2.7",), services=("chat", "stream", "repo")),
-            Host("office1", "office", "inside", ("192.0.2.20",), ("2001:db8:1::20",)),
-            Host("dev1", "developer", "inside", ("192.0.2.21",), ("2001:db8:1::21",)),
-            Host("gone", "internet", "outside", ("198.51.100.99",), down=True),
-        ),
-        "lab.example",
-        45.0,
-        60.0,
-    )
-
-
-VARIANTS: dict[str, list[Mapping[str, Value]]] = {
-    "web": [{}, {"tls": False}, {"ipv6": True}, {"client": "curl"}, {"keep_alive": False, "parallel": 6}, {"abort": 1.0}],
-    "resolve": [{}, {"tcp": True}, {"missing": 1.0}],
-    "mail_send": [{} for _ in range(6)],
-    "mail_read": [{}, {"idle_s": 120.0}, {}, {}],
-    "ftp": [{}, {"passive": False}, {"upload": True}, {"client": "lftp"}],
-    "sftp": [{}, {"upload": True}],
-    "ssh": [{"commands": 4}],
-    "smb": [{}, {"upload": True}],
-    "sql": [{}, {"client": "psql"}],
-    "update": [{}, {"client": "curl"}],
-    "chat": [{"minutes": 10.0, "every_s": 60.0}],
-    "stream": [{"minutes": 3.0}],
-    "monitor": [{"rounds": 2, "every_s": 300.0}],
-    "backup": [{"megabytes": 2.0}, {"megabytes": 2.0, "way": "ftp"}],
-    "dead": [{"tries": 1}, {"host": "intranet", "port": 81}],
-    "ping": [{}, {"host": "intranet", "ipv6": True}],
-    "api": [{"calls": 8}, {"tls": False, "calls": 8}],
-}
-
-
-@pytest.mark.root
-@pytest.mark.slow
-def test_every_activity_gets_what_it_wants_of_real_servers(tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root to make network namespaces")
-    around = _world_site()
-    lacking = [program for program, _ in wanting(around)]
-    lacking += [tool for tool in ("curl", "ssh", "sftp", "smbclient", "lftp", "psql", "ping") if shutil.which(tool) is None]
-    if lacking:
-        pytest.skip(f"not installed: {', '.join(lacking)}")
-    asked = [(what, variant) for what in ACTIVITIES for variant in VARIANTS.get(what, [{}])]
-    events = [
-        Event(0.3 * turn, ("office1", "dev1")[turn % 2], what, turn, variant) for turn, (what, variant) in enumerate(asked)
-    ]
-    around.write(tmp_path / "hosts.json")
-    Plan(tuple(events), ()).write(tmp_path / "schedule.json")
-    command = [sys.executable, "-m", "tests.lab.world", sys.executable, "tests/lab_world.py", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=Path(__file__).parents[1])
-    if "no namespaces can be made here" in done.stderr:
-        pytest.skip("no network namespace can be made here")
-    assert done.returncode == 0, done.stderr
-    outcomes = [json.loads((tmp_path / "agents" / f"{name}.json").read_bytes()) for name in ("office1", "dev1")]
-    for outcome in outcomes:
-        assert (outcome["failed"], outcome["cut"], outcome["never"], outcome["mistakes"]) == ({}, {}, {}, [])
-    assert sum(sum(outcome["done"].values()) for outcome in outcomes) == len(events)

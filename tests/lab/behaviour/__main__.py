@@ -60,6 +60,7 @@ class Agent:
         """`start`: when the run begins, in seconds since 1970."""
         self.events, self.tools, self.start = sorted(events, key=lambda event: event.at_s), tools, start
         self.outcome = Outcome(tools.host.name, len(events))
+        self.ending = False
         self._running: dict[asyncio.Task[None], Event] = {}
         self._gate = asyncio.Semaphore(AT_ONCE)
 
@@ -108,6 +109,7 @@ class Agent:
             traceback.print_exception(error)
 
     async def _stop(self) -> None:
+        self.ending = True
         for task in list(self._running):
             task.cancel()
         if self._running:
@@ -128,8 +130,14 @@ def _count(where: dict[str, int], events: Sequence[Event]) -> None:
 
 async def _until_told(agent: Agent) -> Outcome:
     living = asyncio.ensure_future(agent.live())
+
+    def told() -> None:
+        if not agent.ending:  # it is told twice when somebody is impatient, and must write its outcome all the same
+            agent.ending = True
+            living.cancel()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, living.cancel)
+        asyncio.get_running_loop().add_signal_handler(number, told)
     return await living
 
 
@@ -151,7 +159,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (LabError, OSError, msgspec.ValidationError, msgspec.DecodeError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    outcome = asyncio.run(_until_told(Agent(events, Tools(host, site, given.run), given.start)))
+    agent = Agent(events, Tools(host, site, given.run), given.start)
+    outcome = asyncio.run(_until_told(agent))
+    agent.tools.clean()
     path = given.run / "agents" / f"{host.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(outcome), indent=1) + b"\n")

@@ -49,6 +49,7 @@ async def ssh(host: Host, site: Site, chance: Random, given: Mapping[str, Value]
         child = await asyncio.create_subprocess_exec(
             "ssh", "-tt", *_options(tools), whom,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=log, start_new_session=True,
+            env=tools.environment(),
         )  # fmt: skip
     assert child.stdin is not None
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -67,7 +68,7 @@ class Tools:
         """What differs from host to host and stays the same in all runs: which resolver library, which browser."""
         self.person: Account = PEOPLE[self.habit % PERSONS]
         self.resolver = Resolver([server.ipv4[0] for server in site.offering("dns")], together=bool(self.habit & 64))
-        self._files = 0
+        self._made = 0
         self._trust: ssl.SSLContext | None = None
 
     def real_s(self, day_s: float) -> float:
@@ -120,6 +121,21 @@ class Tools:
                 return host.ipv4[place : place + 1] or host.ipv4[:1], host.ipv6[place : place + 1] or host.ipv6[:1]
         raise UnresolvedError("no such name")
 
+    def environment(self) -> dict[str, str]:
+        """For programs: the user's own, without a proxy and without a home whose settings would change what they do."""
+        strange = ("_proxy", "_PROXY")
+        kept = {key: value for key, value in os.environ.items() if not key.endswith(strange) and not key.startswith("XDG_")}
+        return {**kept, "HOME": str(self._files()), "LC_ALL": "C"}
+
+    def clean(self) -> None:
+        """Delete what programs left in their home."""
+        shutil.rmtree(self._files(), ignore_errors=True)
+
+    def _files(self) -> Path:
+        folder = self.run / "agents" / f"{self.host.name}.files"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
     def log(self) -> Path:
         """Where programs complain to."""
         folder = self.run / "agents"
@@ -128,10 +144,8 @@ class Tools:
 
     def scratch(self, size_bytes: int) -> Path:
         """A file of zeros to send, made anew (sparse, so it takes no room); whoever asks for it deletes it."""
-        folder = self.run / "agents" / f"{self.host.name}.files"
-        folder.mkdir(parents=True, exist_ok=True)
-        self._files += 1
-        path = folder / f"new{self._files}.dat"
+        self._made += 1
+        path = self._files() / f"new{self._made}.dat"
         path.touch()
         os.truncate(path, size_bytes)
         return path
@@ -159,7 +173,7 @@ class Tools:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, **env} if env else None,
+                env={**self.environment(), **(env or {})},
             )
         try:
             async with asyncio.timeout(within_s):
