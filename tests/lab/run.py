@@ -23,7 +23,7 @@ from sensor import __version__
 
 from . import output, world
 from .capture import Capture
-from .network import LINE, SWITCH, TAP, Network
+from .network import LINE, SWITCH, Network
 from .processes import Process
 from .programs import wanted
 from .services import SERVICES, Service, ready
@@ -209,8 +209,9 @@ def progress(order: Order, network: Network, record: _Record, now_s: float) -> s
 
 
 def _packets(network: Network) -> int:
-    """How many packets have come out of the cable that the capture listens at."""
-    return int(network.run(SWITCH, ["cat", f"/sys/class/net/{TAP}/statistics/rx_packets"]).stdout)
+    """How many packets have been sent inside."""
+    counts = [f"/sys/class/net/{port}/statistics/rx_packets" for port in network.inside_ports]
+    return sum(map(int, network.run(SWITCH, ["cat", *counts]).stdout.split()))
 
 
 def _bury(record: _Record) -> None:
