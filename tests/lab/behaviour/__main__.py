@@ -26,6 +26,8 @@ from .tools import TROUBLE, Tools, reason
 
 AT_ONCE = 48
 """Activities of one host at the same time: more wait, so that a stuck server cannot fill the memory."""
+TOLD_S = 20.0
+"""So often the outcome so far is written: run.py tells how far a run is."""
 LAST_S = 5.0
 """What still runs at the end may take this long to stop."""
 
@@ -128,7 +130,7 @@ def _count(where: dict[str, int], events: Sequence[Event]) -> None:
         where[what] = where.get(what, 0) + more
 
 
-async def _until_told(agent: Agent) -> Outcome:
+async def _until_told(agent: Agent, path: Path) -> Outcome:
     living = asyncio.ensure_future(agent.live())
 
     def told() -> None:
@@ -138,7 +140,16 @@ async def _until_told(agent: Agent) -> Outcome:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, told)
-    return await living
+    while not (await asyncio.wait([living], timeout=TOLD_S))[0]:
+        write(agent.outcome, path)
+    return living.result()
+
+
+def write(outcome: Outcome, path: Path) -> None:
+    """Write an outcome; a reader never sees half of it."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_bytes(msgspec.json.format(msgspec.json.encode(outcome), indent=1) + b"\n")
+    unfinished.replace(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -160,11 +171,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     agent = Agent(events, Tools(host, site, given.run), given.start)
-    outcome = asyncio.run(_until_told(agent))
-    agent.tools.clean()
     path = given.run / "agents" / f"{host.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(outcome), indent=1) + b"\n")
+    outcome = asyncio.run(_until_told(agent, path))
+    agent.tools.clean()
+    write(outcome, path)
     return 1 if outcome.mistakes else 0
 
 
