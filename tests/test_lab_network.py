@@ -140,10 +140,9 @@ def test_every_frame_inside_is_captured_once(tmp_path: Path) -> None:
         send_bulk("pc", "dns", "192.0.2.10")
         capture.check()
     report = capture.report()
-    assert (report.missed, report.dropped) == (0, 0)
+    assert (-STRAY <= report.missed <= 0, report.dropped) == (True, 0)
     frames = frames_of(CaptureSource([tmp_path / "capture.pcap"]))
     assert len(frames) == report.captured
-    assert report.sent <= report.mirrored <= report.sent + STRAY
     assert max(frame.wire_bytes for frame in frames) == 1514
     assert max(len(frame.data) for frame in frames) == 160
     for number in range(len(ways)):
@@ -213,7 +212,7 @@ def test_a_full_disk_ends_the_capture_with_what_it_has(tmp_path: Path) -> None:
             (folder / "filler").write_bytes(bytes(5 << 20))
             with pytest.raises(LabError, match=f"the disk of {folder} is full .* until now can be used"):
                 capture.check()
-        assert capture.report().missed == 0
+        assert -STRAY <= capture.report().missed <= 0
         assert len(frames_of(CaptureSource([folder / "capture.pcap"]))) == capture.report().captured
         with pytest.raises(LabError, match="nothing is started"), Capture(network, folder / "again.pcap"):
             pytest.fail("it started")

@@ -1,9 +1,10 @@
-"""The capture of a run: tcpdump at the end of the cable that takes a copy of every frame that is sent inside.
+"""The capture of a run: tcpdump on br-inside, which shows it every frame that is sent inside, once.
 
-Each port of br-inside copies what comes in, from a host or the router, to the cable, so that a frame is seen once however many
-ports it leaves by. Whether that held is counted at three places: what the ports copied, what came out of the cable, and what
-tcpdump wrote. tcpdump does not notice a full disk (libpcap ignores what fwrite returns), so free space is
-watched here, and the run ended while there is still room for its labels. Called by run.py.
+A bridge in promiscuous mode hands itself each frame that a port takes in, once however many ports it leaves by, and past no
+queue. Copies to a veth pair, the obvious way, were lost when a scan made the router ask for fifty dead hosts in one breath:
+each question goes to forty ports, and the kernel's queue holds a thousand. Whether all was seen is counted: what the ports took
+in, and what tcpdump wrote. tcpdump does not notice a full disk (libpcap ignores what fwrite returns), so free space is watched
+here, and the run ended while there is still room for its labels. Called by run.py.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Self
 
-from .network import MIRROR, SWITCH, TAP, Network, batch, wait_until
+from .network import BRIDGES, SWITCH, Network, wait_until
 from .processes import Process, Processes
 from .site import LabError
 
@@ -46,18 +47,18 @@ class Report:
     """What became of the frames that were sent inside."""
 
     sent: int
-    """Taken in by the ports of br-inside while the capture ran."""
-    mirrored: int
-    """Come out of the cable; a few more than were sent when hosts still sent while the counts were read."""
+    """Taken in by the ports of br-inside since tcpdump listened; a few that came just before are captured and not counted."""
     captured: int
     """Written by tcpdump."""
     dropped: int
     """Not written because tcpdump was too slow (its own count)."""
+    undelivered: int
+    """Copies that found the queue to their host full, as when a frame for all goes to forty hosts: captured all the same."""
 
     @property
     def missed(self) -> int:
-        """Sent and not captured."""
-        return max(self.sent, self.mirrored) - self.captured
+        """Sent and not captured; below zero by those few."""
+        return self.sent - self.captured
 
 
 class Capture:
@@ -73,7 +74,7 @@ class Capture:
         self.snaplen = snaplen
         self._processes = Processes()
         self._tcpdump: Process | None = None
-        self._before = 0
+        self._before = (0, 0)
         self._report: Report | None = None
 
     def __enter__(self) -> Self:
@@ -81,7 +82,8 @@ class Capture:
             raise LabError(f"{self.path}: a capture's name must end in .pcap")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._refuse_full("nothing is started")
-        argv = ["nice", "-n", PRIORITY, "tcpdump", "-i", TAP, "-n", "-s", str(self.snaplen), "-B", str(BUFFER_KB), "-Z", "root"]
+        options = f"-i {BRIDGES['inside']} -n -s {self.snaplen} -B {BUFFER_KB} -Z root".split()
+        argv = ["nice", "-n", PRIORITY, "tcpdump", *options]
         log = self.path.with_suffix(".log")
         log.unlink(missing_ok=True)
         command = ["ip", "netns", "exec", SWITCH, *argv, "-w", str(self.path.absolute())]
@@ -92,10 +94,7 @@ class Capture:
         except BaseException:
             self._processes.end()
             raise
-        self._before = self._mirrored()
-        for port in self.network.inside_ports:
-            copy = f"filter add dev {port} ingress protocol all u32 match u32 0 0 action mirred egress mirror dev {MIRROR}"
-            batch(SWITCH, [f"qdisc add dev {port} clsact", copy], program="tc")
+        self._before = self._counts()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -123,15 +122,13 @@ class Capture:
         """End tcpdump when it has read every frame that was sent until now."""
         tcpdump = self._tcpdump
         assert tcpdump is not None
-        sent = self._sent()
-        batch(SWITCH, [f"qdisc del dev {port} clsact" for port in self.network.inside_ports], program="tc")
-        mirrored = self._mirrored() - self._before
+        sent, undelivered = (now - before for now, before in zip(self._counts(), self._before, strict=True))
         until = time.monotonic() + READ_S
-        while tcpdump.poll() is None and self._told("captured") < mirrored and time.monotonic() < until:
+        while tcpdump.poll() is None and self._told("captured") < sent and time.monotonic() < until:
             tcpdump.send(signal.SIGUSR1)
             time.sleep(ASK_S)
         self._processes.end(END_S)
-        self._report = Report(sent, mirrored, self._told("captured"), self._told("dropped by kernel"))
+        self._report = Report(sent, self._told("captured"), self._told("dropped by kernel"), undelivered)
 
     def _told(self, what: str) -> int:
         """The last count that tcpdump told."""
@@ -139,20 +136,9 @@ class Capture:
         found = re.findall(rf"(\d+) packets? {what}", self._tcpdump.log.read_text(errors="replace"))
         return int(found[-1]) if found else 0
 
-    def _sent(self) -> int:
-        """Frames that the ports of br-inside copied so far."""
-        return sum(
-            action["stats"]["packets"]
-            for port in self.network.inside_ports
-            for row in _json("tc", "-s", "filter", "show", "dev", port, "ingress")
-            for action in row.get("options", {}).get("actions", ())
-        )
-
-    def _mirrored(self) -> int:
-        """Frames that came out of the cable since it was laid."""
-        return int(_json("ip", "-s", "link", "show", "dev", TAP)[0]["stats64"]["rx"]["packets"])
-
-
-def _json(program: str, *words: str) -> list[dict[str, Any]]:
-    done = subprocess.run([program, "-n", SWITCH, "-j", *words], capture_output=True, text=True, check=True)
-    return cast("list[dict[str, Any]]", json.loads(done.stdout))
+    def _counts(self) -> tuple[int, int]:
+        """Frames that the ports of br-inside took in, and those that they could not deliver, so far."""
+        done = subprocess.run(["ip", "-n", SWITCH, "-j", "-s", "link"], capture_output=True, text=True, check=True)
+        ports = set(self.network.inside_ports)
+        counts = [link["stats64"] for link in json.loads(done.stdout) if link["ifname"] in ports]
+        return sum(count["rx"]["packets"] for count in counts), sum(count["tx"]["dropped"] for count in counts)

@@ -32,9 +32,6 @@ OUTSIDE = ("198.51.100.0/24", "203.0.113.0/24", "2001:db8:2::/64")
 SWITCH = "switch"
 ROUTER = "router"
 BRIDGES = {"inside": "br-inside", "outside": "br-outside"}
-MIRROR, TAP = "mir0", "cap0"
-"""The two ends of the cable that takes a copy of every frame inside to the capture."""
-
 TAP_FRAMES = 20_000
 """Frames that may wait for the delay line: a second of the most it must carry."""
 
@@ -122,7 +119,7 @@ class Network:
         """LabError when something in the network could reach beyond it (isolation.py)."""
         made: dict[str, list[str]] = {host.name: ["eth0"] for host in self.hosts}
         made[ROUTER] = ["inside", "outside"]
-        made[SWITCH] = [*BRIDGES.values(), *self.ports.values(), MIRROR, TAP, LINE]
+        made[SWITCH] = [*BRIDGES.values(), *self.ports.values(), LINE]
         refuse_if_open(made, {self.gateway(part) for part in (*INSIDE, *OUTSIDE)})
 
     def run(
@@ -169,11 +166,6 @@ class Network:
             f"link add {bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0" for bridge in BRIDGES.values()
         ]
         commands += [f"link set {bridge} up" for bridge in BRIDGES.values()]
-        commands += [
-            f"link add {MIRROR} type veth peer name {TAP}",
-            f"link set {TAP} up arp off",
-            f"link set {MIRROR} up arp off",
-        ]
         batch(SWITCH, commands)
 
     def _make_router(self) -> None:
