@@ -140,6 +140,8 @@ def _of_the_run(manifest: output.Manifest, plan: Plan, told: Sequence[output.Ins
     yield from (f"ended before its time: {one}" for one in manifest.died)
     if dropped := manifest.capture.get("dropped"):
         yield f"tcpdump missed {dropped:,} packets: the machine is too slow for this description, or busy"
+    if (missed := manifest.capture.get("sent", 0) - manifest.capture.get("captured", 0)) > 0:
+        yield f"{missed:,} packets were sent and not captured"
     recorded = {one.name for one in told}
     begun = {one.name for one in manifest.attacks}
     for one in plan.attacks:
