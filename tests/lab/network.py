@@ -62,7 +62,7 @@ HOST_SETTINGS = {
 LINES_OF_A_HOST = f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {world.HOST_NAME.decode()}\n"
 NAMES_ORDER = "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n"
 """/etc/hosts and /etc/nsswitch.conf of every host: names come from the laboratory's own DNS and nowhere else.
-The machine's own name is there, for some tools look it up when they start: asked of the DNS, it would be a flow of no attack."""
+The machine's own name is there, for some tools look it up when they start: asked of the DNS, it would be of no attack."""
 
 
 class Network:
