@@ -179,13 +179,14 @@ CASES = (
 )
 
 
-def name_of(case: object) -> str:
-    return f"{case.kind}-{case.given.get('tool', 'one')}" if isinstance(case, Attack) else ""
+def name_of(attack: Attack) -> str:
+    tool = attack.given.get("tool")
+    return f"{attack.kind}-{tool}" if tool else attack.kind
 
 
 @pytest.mark.root
 @pytest.mark.slow
-@pytest.mark.parametrize(("attack", "port", "least"), CASES, ids=name_of)
+@pytest.mark.parametrize(("attack", "port", "least"), CASES, ids=[name_of(case[0]) for case in CASES])
 def test_the_lines_of_an_attack_label_all_its_flows(
     stage: Stage, attack: Attack, port: int, least: int, record_property: Any
 ) -> None:

@@ -77,13 +77,14 @@ def conduct(kind: Kind, attack: Attack, site: Site, run: Path) -> str:
     own = instance.folder(attack, run)
     for left in (LINES, ERROR, instance.COMMANDS):
         (own / left).unlink(missing_ok=True)
-    signal.signal(signal.SIGTERM, _stop)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
     start_us = time.time_ns() // 1000
     try:
         outcome = _within(kind, attack, site, run)
         delay_s = sum(host.delay_ms for host in hosts) / 1000
         _settle([address for name in attack.victims for address in (*site[name].ipv4, *site[name].ipv6)], delay_s)
-    except (StoppedError, KeyboardInterrupt):
+    except StoppedError:
         outcome = "stopped with the run"
     end_us = time.time_ns() // 1000
     _write(kind, attack, run, (start_us, end_us), outcome)
@@ -91,6 +92,8 @@ def conduct(kind: Kind, attack: Attack, site: Site, run: Path) -> str:
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    for again in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(again, signal.SIG_IGN)  # the record is still to be written
     raise StoppedError
 
 
@@ -118,7 +121,8 @@ def _within(kind: Kind, attack: Attack, site: Site, run: Path) -> str:
 def _perform(kind: Kind, attack: Attack, site: Site, run: Path) -> None:
     """In the child: run the instance, and write each of its lines before what it matches is sent."""
     os.setsid()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
     own = instance.folder(attack, run)
     try:
         with (own / LINES).open("ab", buffering=0) as lines:

@@ -107,7 +107,7 @@ KINDS = (
         "DDoS",
         (),
         (),
-        {**PORTS, "path": "/", "sources": 200, "requests": 15, "together": 60, "seconds": 40.0},
+        {**PORTS, "path": "/", "sources": 200, "requests": 15, "together": 60, "rate": 200, "seconds": 40.0},
         http_ddos,
         "GETs from hundreds of addresses",
         quiet=True,

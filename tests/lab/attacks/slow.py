@@ -129,7 +129,7 @@ KINDS = (
         "DoS Hulk",
         (),
         (),
-        {**SERVER, "seconds": 25.0, "requests": 4000, "together": 60},
+        {**SERVER, "seconds": 25.0, "requests": 4000, "together": 60, "rate": 200},
         http_flood,
         "many GETs from one host",
         quiet=True,
