@@ -24,8 +24,6 @@ PATATOR_IGNORES = {
     "ftp_login": "ignore:code=530",
     "http_fuzz": "ignore:code=200",  # the form is shown again after a wrong password; a right one leads elsewhere with 302
 }
-HYDRA_ENDED = (0, 255)
-"""hydra gives up with 255 when the server refuses too many connections: these were sent all the same."""
 
 
 def words(attack: Attack, run: Path) -> Path:
@@ -70,7 +68,7 @@ def _guess(attack: Attack, site: Site, run: Path, module: str, argument: str) ->
     if module == "http_fuzz":
         # S=302 says which answer is a right password; without g hydra asks for the form before every attempt, as a browser does
         service = ("http-post-form", f"{argument}:{_form(attack, '^USER^', '^PASS^')}:S=302")
-    instance.call(attack, run, (*hydra, *service), accepted=HYDRA_ENDED)
+    instance.call(attack, run, (*hydra, *service))
 
 
 def _form(attack: Attack, user: str, password: str) -> str:

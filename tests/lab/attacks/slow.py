@@ -99,7 +99,7 @@ KINDS = (
         "DoS Slowhttptest",
         ("slowhttptest",),
         ("slowhttptest",),
-        {**SLOW, "piece_bytes": 10, "body_bytes": 8192},
+        {**SLOW, "path": "/login", "piece_bytes": 10, "body_bytes": 8192},
         slow_body,
         "bodies that never end",
         quiet=True,
