@@ -79,4 +79,4 @@ def told(versions: dict[str, str]) -> Iterator[str]:
         users.setdefault((program.name, program.package), []).append(program.wanted_by)
     for (name, package), wanted_by in sorted(users.items()):
         place = found(name) or "MISSING"
-        yield f"{name:<16}{place:<36}{package:<24}{versions.get(package, ''):<28}{', '.join(dict.fromkeys(wanted_by))}"
+        yield f"{name:<16}{place:<36}{package:<24}{versions.get(package, ''):<32}{', '.join(dict.fromkeys(wanted_by))}"
