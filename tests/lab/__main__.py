@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LabError as error:
         sys.stderr.write(f"{printable(str(error))}\n")
         return REFUSED
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        sys.stderr.write(f"{error or 'interrupted'}\n")
         return INTERRUPTED
     except BrokenPipeError:  # whoever read it has seen enough
         sys.stderr.close()

@@ -48,7 +48,7 @@ TOLD_S = 60.0
 """Between two lines of progress."""
 
 
-class Interrupted(Exception):  # noqa: N818  # nothing is wrong
+class Interrupted(KeyboardInterrupt):
     """Somebody asked the run to end: Ctrl-C, or SIGTERM."""
 
 

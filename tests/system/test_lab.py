@@ -217,6 +217,16 @@ def test_ctrl_c_leaves_what_was_captured_and_labelled_so_far(tmp_path: Path) -> 
     assert "PortScan" in (tmp_path / "run/check.txt").read_text()
 
 
+def test_ctrl_c_before_anything_was_captured_ends_at_once(tmp_path: Path) -> None:
+    run = Run(tmp_path, tmp_path / "run")
+    run.until("network:")
+    before = family(run.process.pid)
+    run.process.send_signal(signal.SIGINT)
+    assert run.end() == 130, run.said
+    assert run.said.endswith("interrupted by SIGINT\n")
+    assert not before & every_process()
+
+
 def test_kill_9_leaves_no_process_and_no_network(tmp_path: Path) -> None:
     run = Run(tmp_path, tmp_path / "run")
     run.until(BEGUN)
