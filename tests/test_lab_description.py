@@ -167,7 +167,7 @@ MISTAKES = {
         'who = ["ofice"]',
         "unknown host 'ofice', did you mean 'office'?",
     ),
-    "outsider's habit": ('who = ["office"]', 'who = ["mallory"]', "mallory is not a host of the inside"),
+    "outsider's habit": ('who = ["office"]', 'who = ["mallory"]', "mallory is of kind attacker"),
     "unknown rhythm": ('rhythm = "people"', 'rhythm = "poeple"', "unknown rhythm 'poeple', did you mean 'people'?"),
     "how often": ("per_day = 20", "per_day = 20\nevery_s = 60", "give either per_day or every_s"),
     "unknown parameter": ("pages = 3", "page = 3", "habits, number 1 (web): takes no 'page', did you mean 'pages'?"),

@@ -19,7 +19,7 @@ from .attacks import KINDS
 from .behaviour import ACTIVITIES
 from .drawing import Given, Names
 from .nearest import nearest
-from .places import HostRule, hosts
+from .places import ORDINARY, HostRule, hosts
 from .site import Host, LabError, Site, Value
 
 
@@ -243,8 +243,8 @@ def _habit(habit: Habit, number: int, site: Site, rhythms: Mapping[str, Rhythm])
             raise LabError(f"{where}: no host offers {service!r}, which this needs")
     who = found(habit.who, site, where)
     for host in who:
-        if host.network != "inside" or host.kind == "router":
-            raise LabError(f"{where}: {host.name} is not a host of the inside: attackers and sites do nothing ordinary")
+        if host.kind not in ORDINARY:
+            raise LabError(f"{where}: {host.name} is of kind {host.kind}, which does nothing ordinary")
     return HabitOf(habit, rhythms[habit.rhythm], who, _given(habit.given, activity.takes, site, where))
 
 

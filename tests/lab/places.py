@@ -30,11 +30,14 @@ KINDS = {
     "developer": "inside",
     "server": "inside",
     "internet": "outside",
+    "visitor": "outside",
     "attacker": "outside",
     "botnet": "outside",
     "router": "both",
 }
 """Every kind of host, and its network."""
+ORDINARY = frozenset({"office", "developer", "server", "visitor"})
+"""Kinds that do something of themselves."""
 
 
 class HostRule(msgspec.Struct, kw_only=True, frozen=True):

@@ -27,7 +27,7 @@ class Host:
 
     name: str
     kind: str
-    """office, developer, server (inside); internet, attacker, botnet (outside); router."""
+    """office, developer, server (inside); internet, visitor, attacker, botnet (outside); router."""
     network: str
     """inside or outside; the router is in both."""
     ipv4: tuple[str, ...]
