@@ -108,7 +108,7 @@ def test_the_standard_site_is_as_large_as_was_asked_for() -> None:
     sites = [host for host in hosts if host.kind == "internet" and not host.down]
     assert sum(host.kind == "office" for host in hosts) == 10
     assert sum(host.kind == "developer" for host in hosts) == 6
-    assert len(clients) == 21
+    assert len(clients) == 21 + sum(host.kind == "visitor" for host in hosts) == 33
     assert sum(len(host.names) for host in sites) == 60
     assert {host.delay_ms for host in sites} == {5, 12, 25, 45, 80}
     assert max(host.loss for host in hosts) <= 0.005
