@@ -22,6 +22,7 @@ from sensor.schema import ICMP, ICMPV6, TCP, UDP, V4_MAPPED
 
 from . import output
 from .attacks import KINDS
+from .campus import beside
 from .site import Attack, Host, LabError, Plan, Site
 
 OUTSIDERS = ("attacker", "botnet")
@@ -248,6 +249,9 @@ def _report(
     yield from ("", f"{'service, benign flows':<28}{'flows':>10}{'share':>15}")
     for service, number in _services(flows, ~attack).items():
         yield f"{service:<28}{number:>10,}{number / max(int((~attack).sum()), 1):>15.1%}"
+    yield from ("", f"{'one-way flows, benign':<28}{'share':>10}{'of a campus':>15}  (campus.py names it)")
+    for what, share, campus in beside(flows.data.flows[~attack]):
+        yield f"{what:<28}{share:>10.1%}{campus:>15.1%}"
     yield from ("", f"{'ordinary events':<48}")
     yield from (f"{reason:<48}{number:>10,}" for reason, number in manifest.events.items())
 
