@@ -128,6 +128,9 @@ def test_ordinary_events_in_the_time_of_a_quiet_attack_are_told() -> None:
     told = [instance("infiltration-1", 30.0, 38.0, attacker="alice")]
     assert [line.split(":")[0] for line in disturbed(Plan(PLAN.events, (quiet,)), told, START_US)] == ["infiltration-1"]
     assert list(disturbed(Plan(PLAN.events[:1], (quiet,)), told, START_US)) == []
+    for at_s, count in ((41.9, 1), (42.1, 0)):  # what begins within four seconds after its end has its label
+        events = (Event(at_s, "alice", "web", 3),)
+        assert len(list(disturbed(Plan(events, (quiet,)), told, START_US))) == count
 
 
 def test_of_two_attacks_by_one_host_each_keeps_its_own_flows() -> None:
@@ -141,6 +144,12 @@ def test_of_two_attacks_by_one_host_each_keeps_its_own_flows() -> None:
 def test_every_line_of_a_label_file_knows_its_attack(tmp_path: Path) -> None:
     run = a_run(tmp_path / "run", *ORDINARY)
     path = run / output.LABELS
+    assert owners_of(path, Labels.read(path)) == ["ssh_guess-1", "scan_syn-1", ""]
+
+
+def test_what_a_tool_said_does_not_move_the_lines_of_a_label_file(tmp_path: Path) -> None:
+    told = replace(SCAN, outcome="failed: half\ra line\u2028and another\x85"), GUESS
+    path = a_run(tmp_path / "run", *ORDINARY, told=told) / output.LABELS
     assert owners_of(path, Labels.read(path)) == ["ssh_guess-1", "scan_syn-1", ""]
 
 

@@ -31,7 +31,7 @@ ACCOMPLICES = {"c2", "drop", "tunneldns"}
 """Services that nothing ordinary asks."""
 
 QUIET_S = 5.0
-"""For so long before and after a quiet attack its host must do nothing ordinary."""
+"""For so long before a quiet attack its host must do nothing ordinary; after it for as long as its lines still match."""
 
 FAILED_SHARE = 0.1
 """More ordinary events than this fail only when something is broken: some fail by intention, at hosts that are down."""
@@ -99,7 +99,7 @@ def owners_of(path: Path, labels: Labels) -> list[str]:
     """The attack that each line of a run's label file belongs to, "" for none: the comment above it begins with its name."""
     by_number: dict[int, str] = {}
     owner = ""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().decode().split("\n"), 1):  # as sensor.labels counts
         if line.startswith("#"):
             owner = line[1:].split(":", 1)[0].strip() if ":" in line else ""
         by_number[number] = owner
@@ -197,10 +197,10 @@ def disturbed(plan: Plan, told: Sequence[output.Instance], start_us: int) -> Ite
     planned: dict[str, Attack] = {one.name: one for one in plan.attacks}
     for one in told:
         if one.name in planned and KINDS[one.kind].quiet:
-            begin, end = planned[one.name].at_s - QUIET_S, (one.end_us - start_us) / 1e6
+            begin, end = planned[one.name].at_s - QUIET_S, (one.end_us + output.LINGER_US - start_us) / 1e6
             events = [event for event in plan.events if event.host == one.attacker and begin < event.at_s < end]
             if events:
-                yield f"{one.name}: {one.attacker} was to {events[0].what} at {events[0].at_s:.1f} s, while it attacked"
+                yield f"{one.name}: {one.attacker} was to {events[0].what} at {events[0].at_s:.1f} s, while its lines match"
 
 
 def _ends(flows: _Flows, site: Site, rows: NDArray[np.int64]) -> str:
