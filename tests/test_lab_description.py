@@ -197,6 +197,19 @@ MISTAKES = {
     "too many victims": ("lasts_s = [10, 20]", "lasts_s = [10, 20]\neach = 9", "each between 1 and the 2 victims"),
     "a number's sort": ("seconds = 120", 'seconds = "120"', "Expected float, got str - at time.seconds"),
     "weights": ("[0.5, 1, 0.5]", "[0, 0]", "rhythms.people: give weights of at least 0, not all of them 0"),
+    "all weights 0": (
+        "pages = 3",
+        "pages = { one_of = [1, 2], weights = [0, 0] }",
+        "habits, number 1 (web): pages: not all weights of one_of can be 0",
+    ),
+    "endless time": ("seconds = 120", "seconds = inf", "time.seconds is inf: give a number that has an end"),
+    "no number": ("per_day = 20", "per_day = nan", "habits, number 1.per_day is nan: give a number that has an end"),
+    "widest law": ("pages = 3", "pages = { median = 3, sigma = 400 }", "sigma from 0 to 10"),
+    "router's address": (
+        "203.0.113.7",
+        "203.0.113.1",
+        "hosts.mallory: 203.0.113.1 is the router's: give another, or a host of kind router one there",
+    ),
     "no TOML": ("[time]", "[time", "not TOML"),
 }
 

@@ -1,12 +1,14 @@
 """The description of a laboratory, a TOML file: hosts and services, what hosts do by habit, what is done to them, and the runs.
 
-Whatever a run would stumble over is refused here, before anything is started, in one line that names the place in the file: an
-unknown key, host, service, activity, attack or parameter (with the nearest one that there is), an address outside the
-documentation ranges, an address or a port given twice. `schedule.draw` makes a run of it; docs/lab.md is its manual.
+A mistake is refused here, before anything is started, in one line that names the place in the file: an unknown key, host,
+service, activity, attack or parameter (with the nearest one that there is), a parameter of another sort, an address outside
+the documentation ranges, an address or a port given twice. What a parameter may be worth, its attack judges when it begins.
+`schedule.draw` makes a run of it; docs/lab.md is its manual.
 """
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -168,6 +170,7 @@ def read(path: Path) -> Description:
     except tomllib.TOMLDecodeError as error:
         raise LabError(f"{path}: not TOML: {error}") from error
     try:
+        _refuse_endless(table, "")
         return _checked(_rules(table))
     except LabError as error:
         raise LabError(f"{path}: {error}") from error
@@ -175,6 +178,18 @@ def read(path: Path) -> Description:
 
 _TABLES: dict[str, type[msgspec.Struct]] = {"hosts": HostRule, "runs": RunRule, "rhythms": Rhythm}
 _LISTS: dict[str, type[msgspec.Struct]] = {"habits": Habit, "attacks": AttackRule}
+
+
+def _refuse_endless(entry: object, where: str) -> None:
+    """LabError for nan and inf, which TOML has and no key here can be."""
+    if isinstance(entry, float) and not math.isfinite(entry):
+        raise LabError(f"{where} is {entry}: give a number that has an end")
+    if isinstance(entry, Mapping):
+        for key, value in entry.items():
+            _refuse_endless(value, f"{where}.{key}" if where else str(key))
+    if isinstance(entry, list):
+        for number, value in enumerate(entry, start=1):
+            _refuse_endless(value, f"{where}, number {number}")
 
 
 def _rules(table: Mapping[str, Any]) -> Rules:

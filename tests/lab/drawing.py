@@ -72,6 +72,9 @@ class HostOf(msgspec.Struct, frozen=True):
 
 LAWS: tuple[type[msgspec.Struct], ...] = (OneOf, Between, Lognormal, Share, SiteOf, HostOf)
 
+WIDEST_SIGMA = 10.0
+"""Of a lognormal law: five of them make 10^21 times the median, and some hundreds more than a number can be."""
+
 TASTE = 1.5
 """How far hosts differ in what they like: the sigma of the logarithm of their liking, beside which 1/rank^zipf is what is liked
 by all. With this, ten of the standard laboratory's 60 sites get about 70 % of a host's visits, and two hosts share two of
@@ -173,10 +176,12 @@ def _examples(key: str, law: msgspec.Struct, names: Names) -> list[Value]:
         case OneOf():
             if not law.one_of or len(law.weights) not in {0, len(law.one_of)} or min(law.weights, default=1.0) < 0:
                 raise LabError(f"{key}: one_of needs values, and weights of at least 0 for each or none")
+            if law.weights and sum(law.weights) == 0:
+                raise LabError(f"{key}: not all weights of one_of can be 0")
             return law.one_of
         case Between() if law.low <= law.high:
             return [law.low]
-        case Lognormal() if law.median > 0 and law.sigma >= 0 and law.least <= law.most:
+        case Lognormal() if law.median > 0 and 0 <= law.sigma <= WIDEST_SIGMA and law.least <= law.most:
             return [law.median]
         case Share() if 0 <= law.share <= 1:
             return [True]
@@ -188,7 +193,7 @@ def _examples(key: str, law: msgspec.Struct, names: Names) -> list[Value]:
             if law.host_of not in names.hosts:
                 raise LabError(f"{key}: no host offers {law.host_of!r}, {nearest(law.host_of, names.hosts)}")
             return [names.hosts[law.host_of][0]]
-    raise LabError(f"{key}: low is at most high, median more than 0, sigma at least 0, share between 0 and 1")
+    raise LabError(f"{key}: low is at most high, median more than 0, sigma from 0 to {WIDEST_SIGMA:g}, share between 0 and 1")
 
 
 def _drawn(law: msgspec.Struct, chance: Random, usual: Value) -> Value:

@@ -63,13 +63,25 @@ def hosts(rules: Mapping[str, HostRule], domain: str) -> tuple[Host, ...]:
     for found in ((host.name for host in made), (name for host in made for name in host.names)):
         _once(found, "is given twice")
     _once((address for host in made for address in (*host.ipv4, *host.ipv6)), "is the address of two hosts")
+    _leave_gateways(made)
     return made
+
+
+def _leave_gateways(made: tuple[Host, ...]) -> None:
+    """LabError where a host has the address that the router takes in a network for which it is given none."""
+    owners = {ip_address(text): host for host in made for text in (*host.ipv4, *host.ipv6)}
+    for network in (*INSIDE, *OUTSIDE):
+        routed = any(host.kind == "router" and address in network for address, host in owners.items())
+        if not routed and (taken := owners.get(network[1])):
+            raise LabError(
+                f"hosts.{taken.name}: {network[1]} is the router's: give another, or a host of kind router one there"
+            )
 
 
 def _made(name: str, rule: HostRule, domain: str) -> Iterator[Host]:
     where = f"hosts.{name}"
     if not name.replace("-", "").isalnum() or not name.islower() or len(name) > 11:
-        # Interfaces are named after hosts, and Linux allows them 15 characters.
+        # Namespaces, folders and labels of the DNS are named after hosts, and tables have a column for them.
         raise LabError(f"{where}: a name has at most 11 small letters, digits and hyphens")
     if rule.kind not in KINDS:
         raise LabError(f"{where}: unknown kind {rule.kind!r}, {nearest(rule.kind, KINDS)}")
