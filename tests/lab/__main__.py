@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{printable(str(error))}\n")
         return REFUSED
     except KeyboardInterrupt as error:
-        sys.stderr.write(f"{error or 'interrupted'}\n")
+        sys.stderr.write(f"{str(error) or 'interrupted'}\n")
         return INTERRUPTED
     except BrokenPipeError:  # whoever read it has seen enough
         sys.stderr.close()
@@ -75,7 +75,7 @@ def _drawn(told: argparse.Namespace) -> tuple[Site, Plan]:
     """Site and plan of the description, the seed and the seconds asked for."""
     from .run import shortened  # noqa: PLC0415  # it needs more of the machine than a schedule does
 
-    if told.seconds is not None and told.seconds <= 0:
+    if told.seconds is not None and not told.seconds > 0:  # nan too
         raise LabError(f"--seconds {told.seconds:g}: give more than 0")
     site, plan = draw(read(told.description), told.seed)
     return (site, plan) if told.seconds is None else shortened(site, plan, told.seconds)

@@ -105,6 +105,11 @@ class Capture:
         self._processes.check()
         self._refuse_full("the run ends here; what was captured and labelled until now can be used")
 
+    @property
+    def ended(self) -> bool:
+        """Whether it has been, and its counts are known."""
+        return self._report is not None
+
     def report(self) -> Report:
         """The counts, once the capture has ended; LabError before."""
         if self._report is None:

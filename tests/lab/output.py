@@ -7,6 +7,7 @@ of a run, whatever ended it; check.py reads it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import mmap
 import platform
@@ -148,19 +149,47 @@ def prepare(folder: Path, *, replace: bool) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if replace and (folder / SCHEDULE).is_file():
-            for name in OURS:
-                found = folder / name
-                if found.is_dir() and not found.is_symlink():
-                    shutil.rmtree(found)
-                else:
-                    found.unlink(missing_ok=True)
-        if left := sorted(found.name for found in folder.iterdir()):
-            raise LabError(f"{folder}: is not empty ({left[0]}): name another folder, or --replace an earlier run")
+            _clear(folder)
+        left = sorted(found.name for found in folder.iterdir())
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    if left:
+        raise LabError(f"{folder}: is not empty ({left[0]}): name another folder, or --replace an earlier run")
+    with _all_or_nothing(folder):
         for name in (INSTANCES, AGENTS, LOGS):
             (folder / name).mkdir()
         (folder / RESERVE).write_bytes(bytes(RESERVE_BYTES))
+
+
+def write_plan(folder: Path, description: Path, site: Site, plan: Plan) -> None:
+    """Write what a run is made of into its prepared folder. LabError, and nothing is left in it, where there is no room."""
+    with _all_or_nothing(folder):
+        shutil.copyfile(description, folder / DESCRIPTION)
+        site.write(folder / HOSTS)
+        plan.write(folder / SCHEDULE)
+
+
+@contextlib.contextmanager
+def _all_or_nothing(folder: Path) -> Iterator[None]:
+    """Leave nothing of ours behind a failure: what is left would be in the way of the next run."""
+    try:
+        yield
     except OSError as error:
-        raise LabError(f"{folder}: {error.strerror}: a run needs a folder that it can write to") from None
+        _clear(folder)
+        raise _unwritable(folder, error) from None
+
+
+def _unwritable(folder: Path, error: OSError) -> LabError:
+    return LabError(f"{folder}: {error.strerror}: a run needs a folder that it can write to")
+
+
+def _clear(folder: Path) -> None:
+    for name in OURS:
+        found = folder / name
+        if found.is_dir() and not found.is_symlink():
+            shutil.rmtree(found)
+        else:
+            found.unlink(missing_ok=True)
 
 
 def give_back_reserve(folder: Path) -> None:

@@ -9,7 +9,6 @@ nothing behind.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import signal
 import subprocess
 import sys
@@ -101,9 +100,7 @@ def perform(order: Order) -> output.Manifest:
     """Run it, inside a world; what came of it. LabError when it could not begin, or when nothing was captured."""
     folder = order.folder
     output.prepare(folder, replace=order.replace)
-    shutil.copyfile(order.path, folder / output.DESCRIPTION)
-    order.site.write(folder / output.HOSTS)
-    order.plan.write(folder / output.SCHEDULE)
+    output.write_plan(folder, order.path, order.site, order.plan)
     record = _Record()
     with _interruptible():
         try:
@@ -112,6 +109,10 @@ def perform(order: Order) -> output.Manifest:
             record.ended = str(error)
             if not record.start_us:
                 raise
+        except (OSError, subprocess.SubprocessError) as error:  # a disk that fills between two looks at it, most likely
+            record.ended = str(error)
+            if not record.start_us:
+                raise LabError(f"the run could not begin: {error}") from error
         finally:
             _deaf()
             output.give_back_reserve(folder)
@@ -130,7 +131,8 @@ def _run(order: Order, record: _Record) -> None:
             with capture:
                 _schedule(order, network, capture, record)
         finally:
-            record.capture = asdict(capture.report())
+            if capture.ended:
+                record.capture = asdict(capture.report())
 
 
 def _serve(order: Order, network: Network) -> None:
