@@ -154,13 +154,6 @@ class Network:
             raise LabError(f"{host} is down: nothing can run there")
         return ["ip", "netns", "exec", host, *argv]
 
-    def end_processes(self) -> None:
-        """End what was started on the hosts, and leave the network as it is."""
-        line = [process for process in self.processes.started if process.name == LINE]
-        self.processes.started[:] = [process for process in self.processes.started if process.name != LINE]
-        self.processes.end()
-        self.processes.started[:] = line
-
     def _make_switch(self) -> None:
         self._make_namespace(SWITCH, {"ipv6/conf/all/disable_ipv6": "1", "ipv6/conf/default/disable_ipv6": "1"})
         commands = [

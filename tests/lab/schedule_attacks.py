@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from .description import AttackOf, Description, RunChoice
-from .site import Attack, Host, LabError, Site
+from .site import Attack, Host, LabError
 
 FIRST, LAST = 0.08, 0.97
 """The part of a run in which attacks take place: before, every model sees ordinary traffic alone."""
@@ -107,13 +107,3 @@ def _clash(one: _Wish, other: _Wish) -> bool:
         return False
     first, second = sorted((one.attack, other.attack), key=lambda attack: attack.at_s)
     return second.at_s < first.at_s + first.within_s + gap_s
-
-
-def busy_s(plan_attacks: tuple[Attack, ...], site: Site) -> float:
-    """The part of the run in which at least one attack takes place."""
-    covered_s, reached_s = 0.0, 0.0
-    for attack in sorted(plan_attacks, key=lambda attack: attack.at_s):
-        end_s = attack.at_s + attack.within_s
-        covered_s += max(end_s - max(attack.at_s, reached_s), 0.0)
-        reached_s = max(reached_s, end_s)
-    return covered_s / site.seconds
