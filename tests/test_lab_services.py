@@ -6,6 +6,7 @@ import ftplib
 import http.client
 import imaplib
 import os
+import shutil
 import smtplib
 import socket
 import ssl
@@ -27,6 +28,7 @@ from lab.services.files import client_key, file_sizes
 from lab.services.lasting import STREAM_PORT
 from lab.services.listening import bound
 from lab.services.pages import packages, pages
+from lab.services.private import privately
 from lab.services.service import Launch
 from lab.services.sql import DATABASE, ROWS
 from lab.site import Host, Site
@@ -156,6 +158,15 @@ def test_the_machine_sees_nothing_of_the_servers_files(lab: Lab) -> None:
     assert not any(line.startswith("alice:") for line in Path("/etc/passwd").read_text(encoding="utf-8").splitlines())
     mounted = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
     assert str(lab.run) not in mounted
+
+
+def test_the_machine_keeps_no_record_of_logins_at_a_server(tmp_path: Path) -> None:
+    """sshd adds to /var/log/btmp, wtmp and lastlog, where they are."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+    writes = 'test -z "$(ls -A /var/log)" && touch /var/log/netseq-was-here'
+    subprocess.run(privately(tmp_path, ["sh", "-c", writes]), check=True, timeout=PATIENCE_S)
+    assert not Path("/var/log/netseq-was-here").exists()
 
 
 def test_a_site_has_the_pages_and_objects_that_clients_expect(lab: Lab) -> None:

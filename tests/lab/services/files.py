@@ -13,7 +13,7 @@ from pathlib import Path
 from ..accounts import PEOPLE
 from ..site import Host, Site
 from .pages import LARGEST_BYTES, packages
-from .private import HOUSE, homes, privately
+from .private import HOUSE, LOGINS, homes, privately
 from .service import Launch, Service, needed, own_folder
 
 FILES_EACH = 6
@@ -85,7 +85,12 @@ def start_ssh(host: Host, site: Site, run: Path, launch: Launch) -> None:
         "LogLevel ERROR",
     ]
     (folder / "sshd_config").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    before = [("mkdir", "-p", "/run/sshd"), ("chmod", "600", f"{HOUSE}/host_key"), *homes()]
+    before = [
+        ("mkdir", "-p", "/run/sshd"),
+        ("touch", f"{LOGINS}/lastlog"),  # each session is greeted with the last login of the run
+        ("chmod", "600", f"{HOUSE}/host_key"),
+        *homes(),
+    ]
     launch(privately(folder, [needed("sshd"), "-D", "-e", "-f", f"{HOUSE}/sshd_config"], before))
 
 

@@ -1,9 +1,10 @@
 """A server in a mount namespace of its own: the laboratory's people in its /etc/passwd, the server's folder at /mnt.
 
-Servers look their users up in /etc, drop their rights to users that only their package makes, and keep sockets where the path
-is short and every user may go. None of that is the run's folder. So each is started by a short script that unshares its mounts,
-lays private files over the machine's, for itself alone, and then becomes the server. The machine's own files are not
-written to, whoever calls this and wherever: the kernel drops the mounts with the process. Called by the services.
+Servers look their users up in /etc, drop their rights to users that only their package makes, keep sockets where the path
+is short and every user may go, and write logins down in /var/log. None of that is the run's folder. So each is started by a
+short script that unshares its mounts, lays private files over the machine's, for itself alone, and then becomes the server.
+The machine's own files are not written to, whoever calls this and wherever: the kernel drops the mounts with the process.
+Called by the services.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from .service import needed
 HOUSE = "/mnt"
 """Where a server finds its own folder: exists on every Debian, empty, and everybody may pass."""
 
+LOGINS = "/var/log"
+"""Where sshd writes every login and every wrong password down (wtmp, lastlog, btmp), which are no matter of the machine."""
+
 SYSTEM_USERS = {"nobody": 65534, "sshd": 19_001, "ftp": 19_002, "postgres": 19_003, "dovecot": 19_004, "dovenull": 19_005}
 SYSTEM_USERS |= {"Debian-exim": 19_006, "www-data": 19_007}
 """Whom servers drop their rights to. Numbers of our own, so that none is a user of the machine."""
@@ -35,6 +39,7 @@ def privately(folder: Path, command: Sequence[str], before: Sequence[Sequence[st
     steps = [
         ("mount", "--bind", str(folder.resolve()), HOUSE),
         ("mount", "-t", "tmpfs", "-o", "mode=755,size=64m", "tmpfs", "/run"),
+        ("mount", "-t", "tmpfs", "-o", "mode=755,size=64m", "tmpfs", LOGINS),
         *(("mount", "--bind", f"{HOUSE}/{inside}", place) for inside, place in laid),
         ("cd", HOUSE),
         *before,
