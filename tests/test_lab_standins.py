@@ -179,6 +179,7 @@ CASES = (
     (planned("infiltration", "office1", "intranet", logins=2, **INTRUSION), ("c2", "http", "ssh"), 12),
     (planned("dns_tunnel", "office1", queries=10, interval_s=0.05, one_socket=False), ("tunneldns",), 10),
     (planned("dns_tunnel", "office1", tool="iodine", queries=10, interval_s=0.05, record="NULL"), ("tunneldns",), 1),
+    (planned("dns_tunnel", "office1", queries=3, interval_s=0.05), (), 2),  # nobody there: every query is refused
     (planned("icmp_tunnel", "office1", "drop", packets=10, interval_s=0.05), (), 1),
     (planned("exfiltration", "office1", "drop", uploads=3, upload_bytes=40_000, interval_s=0.1), ("drop",), 3),
 )

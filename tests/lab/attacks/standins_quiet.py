@@ -43,8 +43,8 @@ def _dns_tunnel(attack: Attack, site: Site, run: Path) -> Iterator[Line]:
     ends = Ends.of(attack, site, peer(attack, site, "tunneldns"), DNS_PORT)
     tool, record = instance.text(attack, "tool", "labels", "iodine"), instance.text(attack, "record", *TYPES)
     yield ends.line("udp")
+    yield Line(ends.src, ends.dst, protocol="icmp")  # an answer that comes when its socket is closed is refused
     if tool == "iodine":
-        yield Line(ends.src, ends.dst, protocol="icmp")  # what comes for it after its end is refused
         _iodine(attack, site, run, ends, record)
     else:
         _labels(attack, site, ends, record)
@@ -60,8 +60,9 @@ def _labels(attack: Attack, site: Site, ends: Ends, record: str) -> None:
     pace, asking = Pace(attack, draw), _asking(ends)
     try:
         for _ in range(queries):
-            asking.send(question(draw, label_zone(site), record, around(draw, out), around(draw, back)))
+            asked = question(draw, label_zone(site), record, around(draw, out), around(draw, back))
             with suppress(OSError):  # lost on the way, or nobody there: a tunnel goes on as well
+                asking.send(asked)
                 asking.recv(PIECE_BYTES)
             if not pace.wait(interval_s, jitter):
                 return
