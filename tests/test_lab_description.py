@@ -210,6 +210,14 @@ MISTAKES = {
         "203.0.113.1",
         "hosts.mallory: 203.0.113.1 is the router's: give another, or a host of kind router one there",
     ),
+    "letters of another script": ("mallory = {", '"büro" = {', "hosts.büro: a name has at most 11 small letters"),
+    "hyphen first": ("mallory = {", '"-mallory" = {', "hosts.-mallory: a name has at most 11 small letters"),
+    "no name of a site": ('"c.example"', '"c example"', "hosts.site: 'c example' is no name: give one as www.meadow.example"),
+    "no domain": ('"lab.example"', '"lab..example"', "domain: 'lab..example' is no name"),
+    "seed twice": ("test = { seed = 3 }", "test = { seed = 1 }", "runs: two of them have the same seed"),
+    "habit of the dead": ('who = ["office"]', 'who = ["printer"]', "habits, number 1 (web): printer is down, and does nothing"),
+    "attack by the dead": ('attackers = ["mallory"]', 'attackers = ["printer"]', "printer is down, and attacks nobody"),
+    "own victim": ('victims = ["server"]', 'victims = ["mallory"]', "number 1 (scan_syn): mallory would attack itself"),
     "no TOML": ("[time]", "[time", "not TOML"),
 }
 

@@ -87,7 +87,8 @@ def _run(told: argparse.Namespace) -> int:
     site, plan = _drawn(told)
     programs.refuse_missing(site, plan)
     folder = told.output.resolve()
-    run.refuse_hidden(folder)
+    for place in (folder, told.description.resolve()):
+        run.refuse_hidden(place)
     world.enter()
     name = read(told.description).run(told.seed).name
     manifest = run.perform(run.Order(name, told.description, told.seed, site, plan, folder, told.replace))

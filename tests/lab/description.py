@@ -21,7 +21,7 @@ from .attacks import KINDS
 from .behaviour import ACTIVITIES
 from .drawing import Given, Names
 from .nearest import nearest
-from .places import ORDINARY, HostRule, hosts
+from .places import ORDINARY, HostRule, hosts, refuse_no_name
 from .site import Host, LabError, Site, Value
 
 
@@ -219,8 +219,11 @@ def _known_keys(entry: object, rules: type[msgspec.Struct], where: str) -> None:
 
 def _checked(rules: Rules) -> Description:
     _checked_time(rules.time)
+    refuse_no_name("domain", rules.domain)
     if not rules.runs:
         raise LabError("there are no runs: give [runs] with train = { seed = 1 }")
+    if len({run.seed for run in rules.runs.values()}) < len(rules.runs):
+        raise LabError("runs: two of them have the same seed, which tells them apart")
     rhythms = {"even": Rhythm(weights=[1.0]), **rules.rhythms}
     for name, rhythm in rhythms.items():
         if not rhythm.weights or min(rhythm.weights) < 0 or max(rhythm.weights) == 0:
@@ -260,6 +263,8 @@ def _habit(habit: Habit, number: int, site: Site, rhythms: Mapping[str, Rhythm])
     for host in who:
         if host.kind not in ORDINARY:
             raise LabError(f"{where}: {host.name} is of kind {host.kind}, which does nothing ordinary")
+        if host.down:
+            raise LabError(f"{where}: {host.name} is down, and does nothing")
     return HabitOf(habit, rhythms[habit.rhythm], who, _given(habit.given, activity.takes, site, where))
 
 
@@ -279,6 +284,11 @@ def _attack(attack: AttackRule, number: int, site: Site, rules: Rules) -> Attack
     for host in (*attackers, *victims):
         if host.kind in {"router", "internet"}:
             raise LabError(f"{where}: {host.name} is of kind {host.kind}: it neither attacks nor is attacked")
+    for host in attackers:
+        if host.down:
+            raise LabError(f"{where}: {host.name} is down, and attacks nobody")
+        if victims == (host,):
+            raise LabError(f"{where}: {host.name} would attack itself: give another victim")
     if attack.times < 1 or not 1 <= attack.each <= len(victims):
         raise LabError(f"{where}: times is at least 1, each between 1 and the {len(victims)} victims")
     return AttackOf(attack, attackers, victims, _given(attack.given, KINDS[attack.kind].takes, site, where))

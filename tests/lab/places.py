@@ -6,6 +6,7 @@ taken for a machine of the world. Called by description.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -38,6 +39,10 @@ KINDS = {
 """Every kind of host, and its network."""
 ORDINARY = frozenset({"office", "developer", "server", "visitor"})
 """Kinds that do something of themselves."""
+
+
+LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+"""Of a name in the DNS (RFC 1123, 2.1)."""
 
 
 class HostRule(msgspec.Struct, kw_only=True, frozen=True):
@@ -80,9 +85,9 @@ def _leave_gateways(made: tuple[Host, ...]) -> None:
 
 def _made(name: str, rule: HostRule, domain: str) -> Iterator[Host]:
     where = f"hosts.{name}"
-    if not name.replace("-", "").isalnum() or not name.islower() or len(name) > 11:
+    if not LABEL.fullmatch(name) or name.isdigit() or len(name) > 11:
         # Namespaces, folders and labels of the DNS are named after hosts, and tables have a column for them.
-        raise LabError(f"{where}: a name has at most 11 small letters, digits and hyphens")
+        raise LabError(f"{where}: a name has at most 11 small letters, digits and hyphens, and no hyphen at its ends")
     if rule.kind not in KINDS:
         raise LabError(f"{where}: unknown kind {rule.kind!r}, {nearest(rule.kind, KINDS)}")
     if not 0 <= rule.loss <= 0.2 or not 0 <= rule.delay_ms <= 1000:
@@ -91,6 +96,8 @@ def _made(name: str, rule: HostRule, domain: str) -> Iterator[Host]:
     ipv4, ipv6 = _addresses(where, rule.ipv4, IPv4Address), _addresses(where, rule.ipv6, IPv6Address)
     if not ipv4:
         raise LabError(f"{where}: give at least one IPv4 address")
+    for own in rule.names:
+        refuse_no_name(where, own)
     if len(rule.names) not in {0, 1, len(ipv4)}:
         raise LabError(
             f"{where}: has {len(rule.names)} names for {len(ipv4)} IPv4 addresses: give one for each, or one for all"
@@ -123,6 +130,12 @@ def _made(name: str, rule: HostRule, domain: str) -> Iterator[Host]:
                 names=(f"{name}{number + 1}.{domain}",),
             ),
         )
+
+
+def refuse_no_name(where: str, name: str) -> None:
+    """LabError for what is no name of the DNS: servers and clients would each read it in their own way."""
+    if len(name) > 253 or not all(map(LABEL.fullmatch, name.split("."))):
+        raise LabError(f"{where}: {name!r} is no name: give one as www.meadow.example, in small letters")
 
 
 def _placed(where: str, host: Host) -> Host:

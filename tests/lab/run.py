@@ -89,11 +89,11 @@ def shortened(site: Site, plan: Plan, seconds: float) -> tuple[Site, Plan]:
     return replace(site, seconds=min(site.seconds, seconds)), Plan(events, attacks)
 
 
-def refuse_hidden(folder: Path) -> None:
-    """LabError for a folder that a run, in its world, would not see."""
+def refuse_hidden(place: Path) -> None:
+    """LabError for a file or folder that a run, in its world, would not see."""
     for hidden in HIDDEN:
-        if folder.is_relative_to(hidden):
-            raise LabError(f"{folder}: a run sees a {hidden} of its own: name a folder elsewhere")
+        if place.is_relative_to(hidden):
+            raise LabError(f"{place}: a run sees a {hidden} of its own: name a place elsewhere")
 
 
 def perform(order: Order) -> output.Manifest:
