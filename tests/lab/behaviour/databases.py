@@ -17,13 +17,12 @@ from types import TracebackType
 from typing import Self
 
 from ..accounts import Account
+from ..services.sql import DATABASE, ROWS
 from ..site import Host, Site, Value
 from .activity import number, whole
 from .tools import ANSWER_S, FailedError, Tools, leave
 
-PORT, DATABASE = 5432, "lab"
-ROWS = 20_000
-"""Of the table `items` (services/sql.py)."""
+PORT = 5432
 SSL_REQUEST = struct.pack("!II", 8, 80877103)
 PROTOCOL = 196608
 SCRAM, SCRAM_MORE, SCRAM_LAST, LET_IN = 10, 11, 12, 0

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..site import LabError, Site
+from ..site import Site
 from . import c2, dns, drop, files, lasting, mail, sql, tunneldns, web
 from .listening import ready
 from .service import Launch, Service, found
 
-__all__ = ["SERVICES", "Launch", "Service", "missing", "ready", "wanting"]
+__all__ = ["SERVICES", "Launch", "Service", "ready", "wanting"]
 
 _ORDINARY = (*dns.SERVICES, *web.SERVICES, *mail.SERVICES, *files.SERVICES, *sql.SERVICES, *lasting.SERVICES)
 _FOR_ATTACKS: tuple[Service, ...] = (c2.SERVICE, drop.SERVICE, tunneldns.SERVICE)
@@ -21,9 +21,3 @@ def wanting(site: Site) -> list[tuple[str, str]]:
     used = {name for host in site.hosts if not host.down for name in host.services}
     asked = [pair for name in sorted(used) for pair in zip(SERVICES[name].programs, SERVICES[name].packages, strict=True)]
     return [pair for pair in dict.fromkeys(asked) if found(pair[0]) is None]
-
-
-def missing(site: Site) -> None:
-    """Refuse, with LabError, a site whose servers are not all installed."""
-    for program, package in wanting(site):
-        raise LabError(f"{program} is not installed: apt-get install {package}")

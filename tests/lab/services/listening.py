@@ -5,44 +5,24 @@ A connection would be seen by the server and, from another host, by the capture.
 
 from __future__ import annotations
 
-import ctypes
-import os
-import threading
 from pathlib import Path
 
 from ..site import Host
+from ..world import within
 from .service import Service
 
-CLONE_NEWNET = 0x4000_0000
 LISTENING = {"tcp": "0A", "udp": "07"}
 """How /proc/net writes the state of a socket that waits: TCP_LISTEN, and for UDP TCP_CLOSE, which means unconnected."""
 
 
 def ready(host: Host, service: Service) -> bool:
-    """Whether all ports of the service are bound in the host's namespace, /run/netns/NAME; OSError without one."""
-    return set(service.ports) <= bound(Path("/run/netns", host.name))
+    """Whether all ports of the service are bound in the host's namespace; OSError without one of its name."""
+    return set(service.ports) <= bound(host.name)
 
 
-def bound(door: Path) -> set[tuple[str, int]]:
-    """Where somebody listens in a network namespace, as ("tcp", 80)."""
-    found: list[set[tuple[str, int]] | OSError] = []
-    thread = threading.Thread(target=lambda: found.append(_enter_and_read(door)))  # a thread's namespace ends with it
-    thread.start()
-    thread.join()
-    if isinstance(found[0], OSError):
-        raise found[0]
-    return found[0]
-
-
-def _enter_and_read(door: Path) -> set[tuple[str, int]] | OSError:
-    try:
-        with door.open("rb") as opened:
-            libc = ctypes.CDLL(None, use_errno=True)
-            if libc.setns(opened.fileno(), CLONE_NEWNET) != 0:
-                return OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(door))
-        return {entry for protocol in LISTENING for entry in _listening(protocol)}
-    except OSError as error:
-        return error
+def bound(namespace: str) -> set[tuple[str, int]]:
+    """Where somebody listens in a named network namespace, as ("tcp", 80); OSError without one."""
+    return within(namespace, lambda: {entry for protocol in LISTENING for entry in _listening(protocol)})
 
 
 def _listening(protocol: str) -> set[tuple[str, int]]:
