@@ -13,8 +13,9 @@ from lab.__main__ import main
 from lab.check import check, disturbed, owners_of
 from lab.output import Begun, Instance, label_lines
 from lab.site import Attack, Event, Host, LabError, Line, Plan, Site
-from scapy.layers.inet import IP, TCP
+from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.l2 import Ether
+from scapy.packet import Packet
 
 from sensor.labels import Labels
 
@@ -52,7 +53,11 @@ GUESS = instance("ssh_guess-1", 16.0, 21.0, Line(EVE, WEB, dst_port="22", protoc
 
 
 def syn(at_s: float, src: str, dst: str, port: int = 80, src_port: int = 40_000) -> Frame:
-    data = bytes(Ether() / IP(src=src, dst=dst) / TCP(sport=src_port, dport=port, flags="S"))
+    return frame(at_s, IP(src=src, dst=dst) / TCP(sport=src_port, dport=port, flags="S"))
+
+
+def frame(at_s: float, packet: Packet) -> Frame:
+    data = bytes(Ether() / packet)
     return Frame(START_US + round(at_s * 1e6), data, len(data))
 
 
@@ -107,6 +112,18 @@ def test_an_ordinary_host_under_an_attacks_line_is_told(tmp_path: Path) -> None:
     wide = replace(SCAN, lines=(Line("", "192.0.2.0/24"),))
     run = a_run(tmp_path / "run", *ORDINARY, *ATTACKS, syn(13.0, ALICE, FAR, src_port=41_000), told=(wide, GUESS))
     assert check(run).complaints == ["scan_syn-1: 1 of its flows are between others (1 alice to far HTTP 80)"]
+
+
+def test_an_ordinary_flow_to_an_attacker_of_the_inside_is_told(tmp_path: Path) -> None:
+    """Whoever scans a server from within is asked by that server as well, as by one that monitors."""
+    plan = Plan((), (Attack("scan_syn-1", "scan_syn", 10.0, 5.0, "alice", ("web",), 1),))
+    scan = instance("scan_syn-1", 10.0, 15.0, Line(ALICE, WEB), attacker="alice")
+    refused = IP(src=WEB, dst=ALICE) / ICMP(type=3, code=3) / IP(src=ALICE, dst=WEB) / UDP(sport=40_000, dport=7)
+    scanned = (syn(11.0, ALICE, WEB, 1), frame(12.0, refused))
+    assert check(a_run(tmp_path / "run", *scanned, told=(scan,), plan=plan)).complaints == []
+    asked = syn(13.0, WEB, ALICE, 9100)
+    complaints = check(a_run(tmp_path / "again", *scanned, asked, told=(scan,), plan=plan)).complaints
+    assert complaints == ["scan_syn-1: 1 of its flows were begun by others (1 web to alice other TCP 9100)"]
 
 
 def test_an_attack_without_a_record_is_told_and_its_flows_are_nobodys(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_ctrl_c_before_a_schedule_is_drawn_is_told_in_a_word(tmp_path: Path) -> 
     assert (asked.returncode, said) == (130, "interrupted\n")
 
 
-@pytest.mark.parametrize("place", ["/run/lab", "/dev/shm/mine.toml", "/etc/lab"])
+@pytest.mark.parametrize("place", ["/run/lab", "/sys/mine.toml", "/etc/lab"])
 def test_what_a_run_could_not_see_in_its_world_is_refused(place: str) -> None:
     with pytest.raises(LabError, match=f"{place}: a run sees a /[a-z]+ of its own: name a place elsewhere"):
         run.refuse_hidden(Path(place))

@@ -36,6 +36,9 @@ QUIET_S = 5.0
 FAILED_SHARE = 0.1
 """More ordinary events than this fail only when something is broken: some fail by intention, at hosts that are down."""
 
+UNREACHABLE = 3
+"""The type of an ICMP message (RFC 792)."""
+
 TOLD = 10
 """Examples of one complaint."""
 
@@ -88,6 +91,7 @@ def check(folder: Path) -> Found:
         *_of_the_run(manifest, plan, told),
         *_silent(told, flows, owners),
         *_strangers(flows, site, told, owners),
+        *_turned(flows, site, told, owners),
         *_unlabelled(flows, site),
         *disturbed(plan, told, manifest.start_us),
     ]
@@ -176,6 +180,22 @@ def _strangers(flows: _Flows, site: Site, told: Sequence[output.Instance], owner
         foreign = rows[~(np.isin(flows.src[rows], parties) | np.isin(flows.dst[rows], parties))]
         if len(foreign):
             yield f"{name}: {len(foreign):,} of its flows are between others ({_ends(flows, site, foreign)})"
+
+
+def _turned(flows: _Flows, site: Site, told: Sequence[output.Instance], owners: Sequence[str]) -> Iterator[str]:
+    """Flows with the label of an attack from within that somebody else began: ordinary ones that its lines match as well.
+
+    Only an answer that says "unreachable" is a flow of its own. Nobody has ordinary business with attackers of the outside.
+    """
+    flow = flows.data.flows
+    unreachable = (flow["protocol"] == ICMP) & (flow["icmp_type"] == UNREACHABLE)
+    for one in told:
+        if site[one.attacker].network == "inside":
+            attacker = next(place for place, host in enumerate(site.hosts) if host.name == one.attacker)
+            lines = [place for place, owner in enumerate(owners) if owner == one.name]
+            rows = np.flatnonzero(np.isin(flows.line, lines) & (flows.src != attacker) & ~unreachable)
+            if len(rows):
+                yield f"{one.name}: {len(rows):,} of its flows were begun by others ({_ends(flows, site, rows)})"
 
 
 def _unlabelled(flows: _Flows, site: Site) -> Iterator[str]:
