@@ -66,6 +66,14 @@ def test_what_a_run_could_not_see_in_its_world_is_refused(place: str) -> None:
     run.refuse_hidden(Path("/runs/of/mine"))
 
 
+@pytest.mark.parametrize("told", ["", "1 2"])
+def test_a_variable_that_was_made_up_makes_no_world_of_the_machine(told: str) -> None:
+    command = [sys.executable, "-c", "from tests.lab import world; print(world.inside())"]
+    env = {**os.environ, world.MACHINE: told}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "False\n"
+
+
 def small_disk(folder: Path, size_mb: int) -> Path:
     folder.mkdir()
     world.cover(folder, size_mb=size_mb)

@@ -70,8 +70,8 @@ def enter() -> None:
 
 
 def inside() -> bool:
-    """Whether this process is in a world, by its network namespace: the variable alone would be inherited or made up."""
-    return MACHINE in os.environ and str(network_inode()) not in machine()
+    """Whether this process is in a world, by its network namespace and host name: the variable alone could be made up."""
+    return bool(machine()) and str(network_inode()) not in machine() and os.uname().nodename == HOST_NAME.decode()
 
 
 def machine() -> tuple[str, ...]:
