@@ -75,8 +75,10 @@ def scan_masscan(attack: Attack, site: Site, run: Path) -> Iterator[Line]:
     """SYNs from a stack of the tool's own, in random order over all victims and ports."""
     yield from _lines(attack, site)
     source = instance.source(attack, site)
-    first = instance.targets(attack, site)[0]
+    first, *others = instance.targets(attack, site)
     interface, gateway = route(first)
+    if any(route(other) != (interface, gateway) for other in others) or (others and not gateway):
+        raise LabError(f"{attack.name}: masscan sends all to one neighbour: give victims behind the router, or one alone")
     if not gateway:
         gateway = first
     low, high = SOURCE_PORTS
