@@ -26,6 +26,7 @@ from lab.attacks import instance as instances
 from lab.attacks.confined import documentation, ways_out
 from lab.attacks.guesses import words
 from lab.attacks.kind import Kind
+from lab.output import LINGER_US
 from lab.services import files, web
 from lab.site import Attack, Host, LabError, Plan, Site
 from namespaces import PATIENCE_S, Wire, run, wait_until, wire
@@ -72,7 +73,7 @@ class Stage:
         SITE.write(self.run / "hosts.json")
         Plan((), (attack,)).write(self.run / "schedule.json")
         driver = self.begin(attack.name)
-        assert driver.wait(PATIENCE_S * 2) == 0, (self.run / "driver.txt").read_text("utf-8")
+        assert driver.wait(attack.within_s + PATIENCE_S) == 0, (self.run / "driver.txt").read_text("utf-8")
         return self.record(attack.name)
 
     def begin(self, name: str) -> subprocess.Popen[bytes]:
@@ -104,6 +105,8 @@ def _running(argv: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[Stage]:
     """Two namespaces with the laboratory's addresses and a wire between."""
+    if not shutil.which("tcpdump"):
+        pytest.skip("needs tcpdump")
     with ExitStack() as stack:
         laid = stack.enter_context(wire())
         near, far = laid.sender, laid.receiver
@@ -149,22 +152,26 @@ def labelled(flows: NDArray[np.void], record: dict[str, Any]) -> list[str]:
     return [labels.lines[place].label if place >= 0 else "" for place in labels.of(flows)]
 
 
-def planned(kind: str, attacker: str = "attacker", within_s: float = 60.0, **given: Any) -> Attack:
+def planned(kind: str, attacker: str = "attacker", within_s: float = 240.0, **given: Any) -> Attack:
     return Attack(f"{kind}-1", kind, 0.0, within_s, attacker, ("victim",), 7, KINDS[kind].complete(given))
 
 
 WORDS: dict[str, Any] = {"accounts": 2, "words": 4, "right": 1}
+FEW: dict[str, Any] = {"accounts": 2, "words": 2, "right": 1}
+"""For vsftpd, which takes seconds to say no."""
+SOME = 4
+"""Of the connections of a tool that ends at its time: on a busy machine it has not opened all of them by then."""
 BY_BOTS: dict[str, Any] = {"sources": 20, "together": 10}
 CASES = (
     (planned("ssh_guess", tool="patator", threads=2, **WORDS), 22, 3),
     (planned("ssh_guess", tool="hydra", threads=2, **WORDS), 22, 3),
-    (planned("ftp_guess", tool="patator", threads=2, **WORDS), 21, 2),
-    (planned("ftp_guess", tool="hydra", threads=2, **WORDS), 21, 2),
+    (planned("ftp_guess", tool="patator", threads=4, **FEW), 21, 2),
+    (planned("ftp_guess", tool="hydra", threads=4, **FEW), 21, 2),
     (planned("login_guess", tool="patator", threads=2, **WORDS), 80, 2),
     (planned("login_guess", tool="hydra", threads=2, **WORDS), 80, 8),
-    (planned("slowloris", connections=12, rate=12, every_s=1, seconds=3.0), 80, 12),
-    (planned("slow_body", connections=12, rate=12, every_s=1, seconds=3.0), 80, 12),
-    (planned("slow_read", connections=12, rate=12, seconds=3.0), 80, 12),
+    (planned("slowloris", connections=12, rate=12, every_s=1, seconds=2.0), 80, SOME),
+    (planned("slow_body", connections=12, rate=12, every_s=1, seconds=2.0), 80, SOME),
+    (planned("slow_read", connections=12, rate=12, seconds=2.0), 80, SOME),
     (planned("goldeneye", workers=1, sockets=5), 80, 5),
     (planned("http_flood", requests=100, together=10), 80, 100),
     (planned("http_ddos", "botnet", requests=3, **BY_BOTS), 80, 60),
@@ -173,8 +180,12 @@ CASES = (
     (planned("scan_syn", ports="1-100"), 80, 100),
     (planned("scan_connect", ports="1-100"), 80, 100),
     (planned("scan_udp", ports="53,123,161", retries=0), 0, 3),
-    (planned("scan_version", ports="80-82"), 80, 3),
-    (planned("scan_slow", ports="80-84", delay_ms=300), 80, 5),
+    (
+        planned("scan_version", ports="21-23"),
+        22,
+        3,
+    ),  # of a server that speaks first: nmap waits six seconds for one that does not
+    (planned("scan_slow", ports="80-82", delay_ms=300), 80, 3),
     (planned("scan_masscan", ports="1-100"), 80, 100),
 )
 
@@ -201,7 +212,7 @@ def test_the_lines_of_an_attack_label_all_its_flows(
     assert record["outcome"] == "done"
     assert len(flows) >= least
     assert record["start_us"] < flows["first_us"].min()
-    assert flows["last_us"].max() <= record["end_us"]
+    assert flows["last_us"].max() <= record["end_us"] + LINGER_US
     assert set(labelled(flows, record)) == {KINDS[attack.kind].label}
     seconds = (record["end_us"] - record["start_us"]) / 1e6
     record_property("told", f"{name_of(attack)}: {len(flows)} flows in {seconds:.1f} s, {record['version']}")
@@ -223,7 +234,7 @@ def test_an_attack_that_goes_on_is_ended_at_its_limit_with_all_its_processes(sta
     assert record["outcome"] == "ended at its time limit"
     assert record["lines"], "it is labelled all the same"
     assert 2.0 <= (record["end_us"] - record["start_us"]) / 1e6 < 2.0 + PATIENCE_S
-    assert left_in(stage) == []
+    wait_until(lambda: not left_in(stage), "the end of all its processes")
 
 
 @pytest.mark.root
@@ -242,7 +253,7 @@ def test_a_run_that_is_stopped_leaves_a_record_and_no_process(stage: Stage) -> N
     record = stage.record("slowloris-1")
     assert record["outcome"] == "stopped with the run"
     assert record["lines"]
-    assert left_in(stage) == []
+    wait_until(lambda: not left_in(stage), "the end of all its processes")
 
 
 @pytest.mark.root

@@ -189,7 +189,7 @@ def test_an_answer_that_does_not_fit_comes_over_tcp(name_server: int) -> None:
 
 
 def test_the_second_server_is_asked_when_the_first_is_silent(name_server: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lab.behaviour.dns.TRIES_S", (0.2, 2.0))
+    monkeypatch.setattr("lab.behaviour.dns.TRIES_S", (0.2, 20.0))
 
     async def look() -> None:
         resolver = Resolver(["127.0.0.2", "127.0.0.1"], together=True, port=name_server)
@@ -307,10 +307,10 @@ def test_events_begin_at_their_times_and_the_agent_ends_with_the_run(tmp_path: P
     long: dict[str, Value] = {"host": "near", "port": 1, "tries": 9}  # it waits long between two tries
     events: list[Asked] = [(0.4, "dead", long), (0.2, "dead", {**long, "tries": 1}), (60.0, "dead", long)]
     begun = time.time()
-    _, outcome = _live(tmp_path, events, site(1.0, 1.0), begun + 0.3)
-    assert 1.3 <= time.time() - begun < 1.3 + 5.0
+    _, outcome = _live(tmp_path, events, site(3.0, 1.0), begun + 0.3)
+    assert 3.3 <= time.time() - begun < 60.0
     assert (outcome["done"], outcome["cut"], outcome["never"]) == ({"dead": 1}, {"dead": 1}, {"dead": 1})
-    assert outcome["latest_s"] < 1.0
+    assert 0.0 <= outcome["latest_s"] < 3.0
 
 
 def test_an_agent_that_is_told_to_end_still_writes_what_it_did(tmp_path: Path) -> None:
@@ -325,7 +325,7 @@ def test_an_agent_that_is_told_to_end_still_writes_what_it_did(tmp_path: Path) -
         assert agent.wait(30.0) == 0
     outcome = json.loads((tmp_path / "agents" / "office.json").read_bytes())
     assert outcome["events"] == 2  # those of other hosts are not its own
-    assert outcome["never"] == {"ntp": 1}
+    assert outcome["never"]["ntp"] == 1
 
 
 def _wait_until_it_catches(pid: int) -> None:
@@ -368,14 +368,19 @@ def test_programs_see_no_proxy_and_none_of_the_users_settings(tmp_path: Path, mo
 
 
 def test_a_program_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+
     async def hang() -> None:
-        with pytest.raises(TimeoutError):
-            await Tools(OFFICE, site(), tmp_path).tool(["sh", "-c", f"echo $$ > {tmp_path}/pid; sleep 60 & wait"], within_s=0.5)
+        for within_s in (0.3, 3.0, 30.0):  # a busy machine may not even begin it in time
+            with pytest.raises(TimeoutError):
+                await Tools(OFFICE, site(), tmp_path).tool(["sh", "-c", f"echo $$ > {pid}; sleep 60 & wait"], within_s=within_s)
+            if pid.exists() and pid.read_text():
+                break
         with pytest.raises(FailedError, match="sh ended with 3"):
             await Tools(OFFICE, site(), tmp_path).tool(["sh", "-c", "exit 3"])
 
     asyncio.run(hang())
-    group = int((tmp_path / "pid").read_text())
+    group = int(pid.read_text())
     for status in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             state, _, its_group = status.read_text().rpartition(")")[2].split()[:3]

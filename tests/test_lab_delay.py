@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
 import subprocess
 import time
-from collections.abc import Callable
 
 import pytest
 from lab import world
 from lab.delay import WAITING_FRAMES, DelayLine, links, netem_command
 from lab.network import ROUTER, Network
 from lab.site import Host, Site
-from namespaces import wait_until
+from namespaces import PATIENCE_S
 from worlds import in_world
 
 ROUTER_SIDE, OUTSIDE_SIDE = 0, 1
@@ -23,8 +23,11 @@ FAR6 = "2001:db8:2::10"
 PC = "192.0.2.20"
 FRAMES_A_SECOND = 20_000
 SECONDS = 2
+ATTEMPTS, ARRIVE_S = 4, 15.0
 BURST = 200
 """Datagrams that a socket's buffer holds before anyone reads."""
+TRIES = 50
+END = b"end"
 
 
 def site() -> Site:
@@ -135,24 +138,25 @@ def test_a_full_line_drops_and_counts() -> None:
     assert WAITING_FRAMES > FRAMES_A_SECOND
 
 
-def arrives(host: str, address: str, send: Callable[[socket.socket], None], until: Callable[[int], bool]) -> int:
-    """Send from the pc to a host; how many datagrams arrived until that was enough, or nothing came for a second."""
+def arrives(host: str, address: str, count: int) -> int:
+    """Send datagrams from the pc to a host; how many arrived. After them ends are sent until one arrives, which is the last."""
     with (
         world.within(host, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as receiver,
         world.within("pc", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender,
     ):
         receiver.bind((address, 5000))
-        receiver.settimeout(1.0)
+        receiver.settimeout(0.1)
         sender.connect((address, 5000))
-        send(sender)
-        count = 0
-        while not until(count):
-            try:
-                receiver.recv(100)
-            except TimeoutError:
-                break
-            count += 1
-        return count
+        for _ in range(count):
+            sender.send(b"x")
+        arrived, limit = 0, time.monotonic() + PATIENCE_S
+        while time.monotonic() < limit:
+            sender.send(END)
+            with contextlib.suppress(TimeoutError):
+                while receiver.recv(100) != END:
+                    arrived += 1
+                return arrived
+        raise AssertionError("the end never arrived")
 
 
 @in_world
@@ -162,44 +166,59 @@ def test_a_connection_takes_twice_the_delay_of_its_link() -> None:
         for address, delay_ms in ((FAR, 20.0), (FAR6, 20.0), (NEAR, 0.0)):
             kind = socket.AF_INET6 if ":" in address else socket.AF_INET
             host = "near" if address == NEAR else "far"
-            took_ms = []
+            least_ms = 2 * delay_ms + own_ms
             with world.within(host, lambda address=address, kind=kind: socket.create_server((address, 80), family=kind)):  # type: ignore[misc]
-                for _ in range(5):
+                for _ in range(TRIES):  # a busy machine adds to it, now and then
                     begin = time.perf_counter()
                     world.within("pc", lambda address=address: socket.create_connection((address, 80), 10.0)).close()  # type: ignore[misc]
-                    took_ms.append((time.perf_counter() - begin) * 1e3)
-            assert 2 * delay_ms + own_ms <= min(took_ms) < 2 * delay_ms + own_ms + 15.0
+                    took_ms = (time.perf_counter() - begin) * 1e3
+                    assert took_ms >= least_ms
+                    if took_ms < least_ms + 15.0:
+                        break
+                else:
+                    pytest.fail(f"{TRIES} connections to {address} took {least_ms + 15.0} ms or longer")
 
 
 @in_world
 def test_a_lossy_link_loses_its_share() -> None:
-    def send(sender: socket.socket) -> None:
-        for _ in range(BURST):
-            sender.send(b"x")
-
     with Network(site()):
-        assert 0.65 < arrives("lossy", LOSSY, send, lambda count: count == BURST) / BURST < 0.95
+        assert 0.65 < arrives("lossy", LOSSY, BURST) / BURST < 0.95
 
 
 @in_world
 @pytest.mark.slow
 def test_links_carry_twenty_thousand_frames_a_second() -> None:
-    total = FRAMES_A_SECOND * SECONDS
+    with Network(site()) as network:
+        for _ in range(ATTEMPTS):  # a busy machine may not let it
+            if carried(network):
+                return
+    pytest.fail(f"frames were lost, {ATTEMPTS} times out of {ATTEMPTS}")
 
-    def counted(network: Network, host: str, which: str) -> int:
+
+def carried(network: Network) -> bool:
+    """Send from the pc to the far host at that rate; whether all of it arrived, and no queue was too short."""
+
+    def counted(host: str, which: str) -> int:
         return int(network.run(host, ["cat", f"/sys/class/net/{which}"]).stdout)
 
-    def send(sender: socket.socket) -> None:
+    def received() -> int:
+        return counted("far", "eth0/statistics/rx_packets")
+
+    total = FRAMES_A_SECOND * SECONDS
+    received_before, dropped_before = received(), counted(ROUTER, "outside/statistics/tx_dropped")
+    with (
+        world.within("far", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as nobody_reads,
+        world.within("pc", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender,
+    ):
+        nobody_reads.bind((FAR, 5000))
+        sender.connect((FAR, 5000))
         begin, sent = time.monotonic(), 0
         while sent < total:
             while sent < min(total, (time.monotonic() - begin) * FRAMES_A_SECOND):
                 sender.send(bytes(100))
                 sent += 1
             time.sleep(0.001)  # the pace of the sender, not a wait
-
-    with Network(site()) as network:
-        received = counted(network, "far", "eth0/statistics/rx_packets")
-        dropped = counted(network, ROUTER, "outside/statistics/tx_dropped")
-        arrives("far", FAR, send, lambda count: True)
-        wait_until(lambda: counted(network, "far", "eth0/statistics/rx_packets") - received >= total, "all frames")
-        assert counted(network, ROUTER, "outside/statistics/tx_dropped") == dropped
+    limit = time.monotonic() + ARRIVE_S
+    while received() - received_before < total and time.monotonic() < limit:
+        time.sleep(0.05)
+    return received() - received_before >= total and counted(ROUTER, "outside/statistics/tx_dropped") == dropped_before

@@ -31,6 +31,7 @@ from lab.attacks.standins import ENDING_S, Ends, Pace, Web, peer
 from lab.attacks.standins_inside import scan
 from lab.attacks.standins_quiet import echo
 from lab.description import read
+from lab.output import LINGER_US
 from lab.schedule import draw
 from lab.services import SERVICES, c2, responder, sink, tunneldns
 from lab.site import Attack, Host, LabError, Plan, Site
@@ -57,7 +58,7 @@ FAR = tuple(
 SITE = Site((SERVER, INFECTED, ATTACKER, *FAR), "lab.example", 300.0, 30.0)
 
 
-def planned(kind: str, attacker: str, *victims: str, within_s: float = 60.0, seed: int = 7, **given: Any) -> Attack:
+def planned(kind: str, attacker: str, *victims: str, within_s: float = 240.0, seed: int = 7, **given: Any) -> Attack:
     return Attack(f"{kind}-1", kind, 0.0, within_s, attacker, victims, seed, KINDS[kind].complete(given))
 
 
@@ -110,7 +111,7 @@ class Stage:
         Plan((), (attack,)).write(self.run / "schedule.json")
         inside = ("ip", "netns", "exec", self.wire.sender.name, sys.executable, "-m", "tests.lab.attacks")
         with running((*inside, attack.name, "--run", str(self.run)), self.run / "driver.txt") as driver:
-            assert driver.wait(PATIENCE_S * 2) == 0, (self.run / "driver.txt").read_text("utf-8")
+            assert driver.wait(attack.within_s + PATIENCE_S) == 0, (self.run / "driver.txt").read_text("utf-8")
         told: dict[str, Any] = msgspec.json.decode((self.run / "instances" / f"{attack.name}.json").read_bytes())
         return told
 
@@ -118,6 +119,8 @@ class Stage:
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[Stage]:
     """Two namespaces with the addresses of the site and a wire between."""
+    if not shutil.which("tcpdump"):
+        pytest.skip("needs tcpdump")
     with ExitStack() as stack:
         laid = stack.enter_context(wire())
         ends = ((laid.sender, laid.near, (INFECTED, ATTACKER)), (laid.receiver, laid.far, (SERVER, *FAR)))
@@ -203,23 +206,16 @@ def test_the_lines_of_a_stand_in_label_all_its_flows(
         record = stage.attack(attack)
     flows = flows_of(path)
     assert record["outcome"] == "done"
+    if attack.kind == "infiltration":  # let in with the laboratory's key
+        assert "2 logins, 0 refused" in record["command"]
     assert len(flows) >= least
     assert record["start_us"] < flows["first_us"].min()
-    assert flows["last_us"].max() <= record["end_us"]
+    assert flows["last_us"].max() <= record["end_us"] + LINGER_US
     missed = [flow for flow, label in zip(flows, labelled(flows, record), strict=True) if not label]
     assert not missed, missed
     assert set(labelled(flows, record)) == {KINDS[attack.kind].label}
     seconds = (record["end_us"] - record["start_us"]) / 1e6
     record_property("told", f"{name_of(attack)}: {len(flows)} flows in {seconds:.1f} s, {record['version']}")
-
-
-@pytest.mark.root
-@pytest.mark.slow
-def test_an_intruder_is_let_in_with_the_laboratorys_key(stage: Stage) -> None:
-    for service in ("c2", "ssh"):
-        stage.serve(service)
-    attack = planned("infiltration", "office1", "intranet", logins=2, **INTRUSION)
-    assert "2 logins, 0 refused" in stage.attack(attack)["command"]
 
 
 ORDINARY = (
