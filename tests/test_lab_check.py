@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,6 +113,27 @@ def test_an_ordinary_host_under_an_attacks_line_is_told(tmp_path: Path) -> None:
     wide = replace(SCAN, lines=(Line("", "192.0.2.0/24"),))
     run = a_run(tmp_path / "run", *ORDINARY, *ATTACKS, syn(13.0, ALICE, FAR, src_port=41_000), told=(wide, GUESS))
     assert check(run).complaints == ["scan_syn-1: 1 of its flows are between others (1 alice to far HTTP 80)"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        (output.CAPTURE, None, "capture.pcap: it cannot be read: No such file or directory"),
+        (output.CAPTURE, b"", "capture.pcap: nothing is in it"),
+        (output.CAPTURE, b"nothing that anybody captured\n", "capture.pcap: it is no pcap"),
+        (output.HOSTS, None, "hosts.json: not there"),
+        (output.SCHEDULE, b"{", "schedule.json: Input data was truncated"),
+        (output.LABELS, b"label\n", "labels.csv: there is no line after the header"),
+    ],
+)
+def test_a_run_that_cannot_be_read_is_told_in_a_line(tmp_path: Path, name: str, content: bytes | None, told: str) -> None:
+    run = a_run(tmp_path / "run", *ORDINARY, *ATTACKS)
+    (run / name).unlink()
+    if content is not None:
+        (run / name).write_bytes(content)
+    with pytest.raises(LabError, match=re.escape(told)) as refused:
+        check(run)
+    assert "\n" not in str(refused.value)
 
 
 def test_an_ordinary_flow_to_an_attacker_of_the_inside_is_told(tmp_path: Path) -> None:

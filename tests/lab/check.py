@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from sensor.commands.datasets import DataSet, read
 from sensor.labels import Labels, LabelsError
 from sensor.schema import ICMP, ICMPV6, TCP, UDP, V4_MAPPED
+from sensor.sources.faults import NotACapture, NotAConnLog
+from sensor.sources.flowcsv import NotAFlowTable
 
 from . import output
 from .attacks import KINDS
@@ -79,14 +81,14 @@ class _Flows:
 def check(folder: Path) -> Found:
     """Check a run's folder; LabError where there is none to check, or its files cannot be read."""
     manifest = output.Manifest.read(folder)
-    site, plan = Site.read(folder / output.HOSTS), Plan.read(folder / output.SCHEDULE)
+    site, plan = output.decoded(folder / output.HOSTS, Site), output.decoded(folder / output.SCHEDULE, Plan)
     told = output.instances(folder)
     try:
         labels = Labels.read(folder / output.LABELS)
-    except (LabelsError, OSError) as error:
+        flows = _flows(folder, site, labels)
+    except (LabelsError, NotACapture, NotAConnLog, NotAFlowTable, OSError) as error:
         raise LabError(str(error)) from None
     owners = owners_of(folder / output.LABELS, labels)
-    flows = _flows(folder, site, labels)
     complaints = [
         *_of_the_run(manifest, plan, told),
         *_silent(told, flows, owners),

@@ -128,10 +128,10 @@ class Manifest:
     @classmethod
     def read(cls, folder: Path) -> Manifest:
         """Read manifest.json; LabError where a run has left none."""
-        return _decoded(folder / MANIFEST, cls)
+        return decoded(folder / MANIFEST, cls)
 
 
-def _decoded(path: Path, kind: type[T]) -> T:
+def decoded(path: Path, kind: type[T]) -> T:
     """The content of a file of a run; LabError where it is not there, or not what it should be."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
@@ -174,9 +174,11 @@ def _all_or_nothing(folder: Path) -> Iterator[None]:
     """Leave nothing of ours behind a failure: what is left would be in the way of the next run."""
     try:
         yield
-    except OSError as error:
+    except BaseException as error:  # Ctrl-C too; it goes on
         _clear(folder)
-        raise _unwritable(folder, error) from None
+        if isinstance(error, OSError):
+            raise _unwritable(folder, error) from None
+        raise
 
 
 def _unwritable(folder: Path, error: OSError) -> LabError:
@@ -204,7 +206,7 @@ def clear_services(folder: Path) -> None:
 
 def instances(folder: Path) -> list[Instance]:
     """The records of all attacks that left one, in the order in which they began. LabError for a broken one."""
-    found = [_decoded(path, Instance) for path in sorted((folder / INSTANCES).glob("*.json"))]
+    found = [decoded(path, Instance) for path in sorted((folder / INSTANCES).glob("*.json"))]
     return sorted(found, key=lambda one: (one.start_us, one.name))
 
 
@@ -317,7 +319,7 @@ def events(folder: Path) -> dict[str, int]:
     """Ordinary events of all hosts: done, cut (under way at the end), never begun, and by activity and reason "failed: ..."."""
     total = {"done": 0, "cut": 0, "never begun": 0}
     for path in sorted((folder / AGENTS).glob("*.json")):
-        told = _decoded(path, _Agent)
+        told = decoded(path, _Agent)
         total["done"] += sum(told.done.values())
         total["cut"] += sum(told.cut.values())
         total["never begun"] += sum(told.never.values())
