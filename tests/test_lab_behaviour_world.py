@@ -55,8 +55,8 @@ VARIANTS: dict[str, list[Mapping[str, Value]]] = {
     "monitor": [{"rounds": 2, "every_s": 120.0}],
     "backup": [{"megabytes": 2.0}, {"megabytes": 2.0, "way": "ftp"}],
     "dead": [{"tries": 1}, {"host": "intranet", "port": 81}],
-    "ping": [{}, {"host": "intranet", "ipv6": True}],
-    "api": [{"calls": 8}, {"tls": False, "calls": 8}],
+    "ping": [{"count": 2}, {"host": "intranet", "ipv6": True, "count": 2}],
+    "api": [{"calls": 8, "every_s": 15.0}, {"tls": False, "calls": 8, "every_s": 15.0}],
 }
 
 
@@ -71,7 +71,7 @@ def test_every_activity_gets_what_it_wants_of_real_servers(tmp_path: Path) -> No
         pytest.skip(f"not installed: {', '.join(lacking)}")
     asked = [(what, variant) for what in ACTIVITIES for variant in VARIANTS.get(what, [{}])]
     events = [
-        Event(0.15 * turn, ("office1", "dev1")[turn % 2], what, turn, variant) for turn, (what, variant) in enumerate(asked)
+        Event(0.1 * turn, ("office1", "dev1")[turn % 2], what, turn, variant) for turn, (what, variant) in enumerate(asked)
     ]
     around.write(tmp_path / "hosts.json")
     Plan(tuple(events), ()).write(tmp_path / "schedule.json")
