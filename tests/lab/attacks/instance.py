@@ -98,7 +98,7 @@ def call(attack: Attack, run: Path, argv: Sequence[str], accepted: Iterable[int]
                 tool.terminate()
                 return
     if status not in set(accepted):
-        raise LabError(f"{attack.name}: {Path(argv[0]).name} ended with status {status}: see {own / 'output.txt'}")
+        raise LabError(f"{attack.name}: {Path(argv[0]).name} ended with status {status}: see attacks/{attack.name}/output.txt")
 
 
 def note(attack: Attack, run: Path, command: str) -> None:
