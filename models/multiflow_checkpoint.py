@@ -25,6 +25,8 @@ DEFAULT_PACKETS = Path(__file__).parent / "weights" / "multiflow-packets"
 """The model that comes along for packets, which tell every statistic."""
 DEFAULT_LOGS = Path(__file__).parent / "weights" / "multiflow-conn"
 """The one for flows that another program has put together: it reads what conn.log can tell."""
+LAB = Path(__file__).parent / "weights" / "multiflow-lab"
+"""The one that learned eight classes from the laboratory as well as from captures, for packets."""
 MOST_UNITS, MOST_FLOWS, MOST_CLASSES = 4096, 1024, 1024
 """Beyond these no batch would be scored in time, and a damaged manifest would ask for more memory than there is."""
 
@@ -73,12 +75,14 @@ class FlowBundle:
 
 
 def folder_of(name: str, *, log: bool) -> Path | None:
-    """The folder that the setting `model.multiflow` means: for "default" the one that comes along, for "" none.
+    """The folder that the setting `model.multiflow` means: "default" and "lab" come along, "" is none.
 
     `log` says that flows come from another program's log or table, and not from packets.
     """
     if name == "default":
         return DEFAULT_LOGS if log else DEFAULT_PACKETS
+    if name == "lab":
+        return LAB
     return Path(name) if name else None
 
 

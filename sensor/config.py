@@ -112,7 +112,8 @@ class Model(Section, frozen=True):
     path: Annotated[str, 'folder of a model made by netseq-train; "" is the one that comes with netseq'] = ""
     multiflow: Annotated[
         str,
-        'folder of a multi-flow model that judges the last flows too; "default" comes along, for packets or logs; "" is none',
+        'folder of a multi-flow model that judges the last flows too; "default" comes along, for packets or logs, "lab" for '
+        'packets; "" is none',
     ] = ""
     device: Annotated[Device, '"auto" is CUDA where there is one; or "cpu", "cuda", "cuda:1"'] = "auto"
     threads: Annotated[Threads, "threads of the models on the CPU; batches are small, and another core makes the flows"] = 1

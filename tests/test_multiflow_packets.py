@@ -1,4 +1,4 @@
-"""The multi-flow model for packets that comes along: its label file, what it was not told, and what its page says it finds."""
+"""The multi-flow models for packets that come along: their label file, and what their page says they find."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.multiflow_checkpoint import DEFAULT_PACKETS, FlowBundle, load
+from models.multiflow_checkpoint import DEFAULT_PACKETS, LAB, FlowBundle, folder_of, load
 from models.resident_flows import FlowScorer
 from sensor.commands import flowsets
 from sensor.commands.classes import Classes
@@ -61,3 +61,18 @@ def test_it_finds_what_its_page_says(shared_data: Path, shipped: FlowBundle) -> 
     assert guesses["Normal", "Normal"] >= 35
     assert office["Normal", "Normal"] >= 130
     assert office["Normal", "Bot"] >= 15, "if this office is no longer taken for a bot's, docs/models.md must say so"
+
+
+def test_the_laboratory_s_model_has_the_paper_s_classes_and_no_flow_of_the_run_that_it_is_tested_on() -> None:
+    manifest = load(LAB).manifest
+    assert folder_of("lab", log=False) == folder_of("lab", log=True) == LAB
+    assert set(manifest.classes) == {"Normal", "DDoS", "PortScan", "Bot", "Infiltration", "Web Attack", "Patator", "DoS"}
+    assert {source.name for source in manifest.data if source.name.startswith("lab/")} == {"lab/train", "lab/validate"}
+
+
+@pytest.mark.slow
+def test_the_laboratory_s_model_finds_what_its_page_says(shared_data: Path) -> None:
+    scan, guesses, office = (confusion(load(LAB), [shared_data / "captures" / path]) for path in TESTED)
+    assert scan["PortScan", "PortScan"] >= 1880
+    assert guesses["Patator", "DoS"] >= 25, "if guessed passwords are no longer taken for DoS, docs/models.md must say so"
+    assert office["Normal", "Normal"] >= 130
