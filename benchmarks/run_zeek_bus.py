@@ -27,6 +27,7 @@ import msgspec
 from benchmarks.measure import CommandError, Spread
 from benchmarks.run_zeek import binary
 from benchmarks.run_zeek_files import rows
+from benchmarks.zeek import Beside, Outcome
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -41,30 +42,6 @@ FAST = 20_000
 """Connections a second for a sensor that cannot follow."""
 ALERTS = 30
 PATIENCE_S = 120.0
-
-
-class Outcome(msgspec.Struct):
-    """What became of connections that were sent."""
-
-    sent: int
-    scored: int
-    shed: int
-    """Told by the sensor's counters."""
-    refused: int
-    """Times that Zeek's send queue was full."""
-    seconds: float
-    """That sending took."""
-
-
-class Told(msgspec.Struct):
-    """What this program prints."""
-
-    outage: Outcome
-    alert_ms: Spread
-    """From a connection's event to hearing the alert that it causes."""
-    slow_model: Outcome
-    stalled_disk: Outcome | None
-    """None where no file system can be frozen."""
 
 
 def send(zeek: Zeek, payloads: Sequence[bytes], per_second: int) -> float:
@@ -175,12 +152,12 @@ def stalled(folder: Path, events: int) -> Outcome | None:
                 return outcome(zeek, sensor, events, send(zeek, payloads, RATE))
 
 
-def measured(*, quick: bool) -> Told:
+def measured(*, quick: bool) -> Beside:
     """Measure all four."""
     share = 20 if quick else 1
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        return Told(
+        return Beside(
             outage(folder / "outage", EVENTS // share),
             Spread.of(list(alerts(folder / "alerts", ALERTS // (10 if quick else 1)))),
             overrun(folder / "slow", 10 * FAST // share, "model.multiflow=default"),

@@ -10,8 +10,6 @@ import msgspec
 
 from benchmarks.measure import Spread, available_cores, run
 from benchmarks.run_zeek import Told
-from benchmarks.run_zeek_bus import Outcome
-from benchmarks.run_zeek_bus import Told as Beside
 from benchmarks.table import Figure, spread
 
 ROOT = Path(__file__).parents[1]
@@ -20,6 +18,30 @@ FROM_DISK, EVENTS = 200_000, 100_000
 ALERT_MS = 50.0
 """An alert reaches Zeek within this, in the median, after the connection's event that causes it."""
 PROMISED = {"tsv": FROM_DISK, "json": FROM_DISK, "events, binary": EVENTS}
+
+
+class Outcome(msgspec.Struct):
+    """What became of connections that were sent."""
+
+    sent: int
+    scored: int
+    shed: int
+    """Told by the sensor's counters."""
+    refused: int
+    """Times that Zeek's send queue was full."""
+    seconds: float
+    """That sending took."""
+
+
+class Beside(msgspec.Struct):
+    """What `run_zeek_bus` prints: the whole sensor beside Zeek."""
+
+    outage: Outcome
+    alert_ms: Spread
+    """From a connection's event to hearing the alert that it causes."""
+    slow_model: Outcome
+    stalled_disk: Outcome | None
+    """None where no file system can be frozen."""
 
 
 def figures(*, quick: bool) -> list[Figure]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.measure import Spread
-from benchmarks.run_zeek_bus import Outcome, Told
-from benchmarks.zeek import PROMISED, beside, rows
+from benchmarks.zeek import PROMISED, Beside, Outcome, beside, rows
 
 
 def test_what_is_promised_is_held_to_it_by_its_median_and_the_rest_is_told() -> None:
@@ -29,8 +28,8 @@ def test_what_is_promised_is_held_to_it_by_its_median_and_the_rest_is_told() -> 
 def test_beside_zeek_nothing_is_lost_unseen_and_its_queue_stays_empty(
     outage: Outcome, slow: Outcome, alert_ms: float, verdicts: list[str]
 ) -> None:
-    figures = beside(Told(outage, Spread.of([alert_ms]), slow, None))
+    figures = beside(Beside(outage, Spread.of([alert_ms]), slow, None))
     assert [figure.verdict for figure in figures] == [*verdicts, ""]
     assert "not measured" in figures[-1].measured
-    with_disk = beside(Told(outage, Spread.of([alert_ms]), slow, slow))
+    with_disk = beside(Beside(outage, Spread.of([alert_ms]), slow, slow))
     assert with_disk[-1].verdict == "missed"  # a disk that stands still is no reason to shed
