@@ -31,6 +31,7 @@ LOOK_S = 1.0  # how often a lost interface is tried again
 NO_SUCH_DEVICE, NOT_PERMITTED, NOT_UP = -5, -8, -9  # PCAP_ERROR_* of pcap.h
 FRAME_OVERHEAD_BYTES = 48  # in libpcap's buffer, at the least
 READY_MS = 10  # libpcap waits as long for more frames
+HELD_S = 0.25  # and the end so long for those that it still holds: many times as long, since a busy machine's timers are late
 
 LINK_TYPES = {0: 0, 1: 1, 9: 9, 12: 101, 14: 101, 101: 101, 108: 108, 113: 113, 276: 276}
 """DLT_* to LINKTYPE_*, of what the decoder understands; raw IP has another number on each system."""
@@ -130,7 +131,8 @@ class SniffedSource:
                 self.wire_bytes += int(block.frames["wire_bytes"].sum(dtype=np.int64))
                 yield block
             elif last:
-                return
+                if not self._held():
+                    return
             elif self._await() >= self._wait_s:
                 self._quiet_s = 0.0
                 yield FrameBlock(self._data, self._rows[:0])
@@ -206,6 +208,11 @@ class SniffedSource:
             for handle in self._handles:
                 self._look(handle)
         return self._quiet_s
+
+    def _held(self) -> bool:
+        """Whether frames came that libpcap still held when the end was asked for."""
+        listening = [handle.descriptor for handle in self._handles if handle.pcap is not None]
+        return bool(listening and select.select(listening, [], [], HELD_S)[0])
 
     def _look(self, handle: _Handle) -> None:
         """Try a lost interface again."""
