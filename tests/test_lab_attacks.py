@@ -12,14 +12,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
+from attack_captures import captured, flows_of, labelled, running
 from lab.accounts import PEOPLE
 from lab.attacks import KINDS, floods, guesses, scans, slow
 from lab.attacks import instance as instances
@@ -30,12 +30,6 @@ from lab.output import LINGER_US
 from lab.services import files, web
 from lab.site import Attack, Host, LabError, Plan, Site
 from namespaces import PATIENCE_S, Wire, run, wait_until, wire
-from numpy.typing import NDArray
-
-from sensor.assembly import Assembly
-from sensor.config import Settings
-from sensor.labels import Labels
-from sensor.sources.pcap import CaptureSource
 
 ROOT = Path(__file__).parents[1]
 BOTS = tuple(f"203.0.113.{number}" for number in range(10, 40))
@@ -59,7 +53,7 @@ class Stage:
         """Start the server of this port at the victim, and wait until it listens."""
 
         def launch(argv: Sequence[str]) -> None:
-            self.stack.enter_context(_running(("ip", "netns", "exec", self.wire.receiver.name, *argv), self.run / "server.txt"))
+            self.stack.enter_context(running(("ip", "netns", "exec", self.wire.receiver.name, *argv), self.run / "server.txt"))
 
         try:
             STARTS[port](VICTIM, SITE, self.run, launch)
@@ -78,28 +72,11 @@ class Stage:
 
     def begin(self, name: str) -> subprocess.Popen[bytes]:
         inside = ("ip", "netns", "exec", self.wire.sender.name, sys.executable, "-m", "tests.lab.attacks")
-        return self.stack.enter_context(_running((*inside, name, "--run", str(self.run)), self.run / "driver.txt"))
+        return self.stack.enter_context(running((*inside, name, "--run", str(self.run)), self.run / "driver.txt"))
 
     def record(self, name: str) -> dict[str, Any]:
         told: dict[str, Any] = msgspec.json.decode((self.run / "instances" / f"{name}.json").read_bytes())
         return told
-
-
-@contextmanager
-def _running(argv: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a group of its own, which is ended with the block."""
-    with log.open("ab") as output:
-        process = subprocess.Popen(argv, stdout=output, stderr=output, cwd=ROOT, start_new_session=True)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 @pytest.fixture
@@ -119,37 +96,6 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
         for space in (near, far):
             space.run("ip", "link", "set", "lo", "up")
         yield Stage(laid, tmp_path, stack)
-
-
-@contextmanager
-def captured(stage: Stage) -> Iterator[Path]:
-    """Everything on the victim's wire during the block."""
-    path, log = stage.run / "capture.pcap", stage.run / "tcpdump.txt"
-    inside = ("ip", "netns", "exec", stage.wire.receiver.name)
-    tcpdump = ("tcpdump", "--immediate-mode", "-i", stage.wire.far, "-s", "160", "-n", "-U", "-Z", "root", "-w", str(path))
-    with _running((*inside, *tcpdump), log) as process:
-        wait_until(lambda: log.exists() and b"listening" in log.read_bytes(), "tcpdump")
-        yield path
-        os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(PATIENCE_S) == 0
-
-
-def flows_of(path: Path) -> NDArray[np.void]:
-    """The flows of a capture, as netseq makes them."""
-    assembly = Assembly(Settings())
-    batches = [batch.flows for block in CaptureSource([path]) for batch in assembly.feed(block)]
-    return np.concatenate([*batches, *(batch.flows for batch in assembly.drain())])
-
-
-def labelled(flows: NDArray[np.void], record: dict[str, Any]) -> list[str]:
-    """The label of each flow by the record's lines, "" for none."""
-    times = f"{record['start_us'] / 1e6:.6f},{record['end_us'] / 1e6:.6f}"
-    rows = ["from,to,src,dst,src_port,dst_port,protocol,label,both"]
-    for line in record["lines"]:
-        cells = (line["src"], line["dst"], line["src_port"], line["dst_port"], line["protocol"], record["label"])
-        rows.append(f"{times},{','.join(cells)},{'yes' if line['both'] else 'no'}")
-    labels = Labels.parse("\n".join(rows).encode(), "labels.csv")
-    return [labels.lines[place].label if place >= 0 else "" for place in labels.of(flows)]
 
 
 def planned(kind: str, attacker: str = "attacker", within_s: float = 240.0, **given: Any) -> Attack:
@@ -206,7 +152,7 @@ def test_the_lines_of_an_attack_label_all_its_flows(
         pytest.skip(f"needs {' and '.join(missing)}")
     if port:
         stage.serve(port)
-    with captured(stage) as path:
+    with captured(stage.wire, stage.run) as path:
         record = stage.attack(attack)
     flows = flows_of(path)
     assert record["outcome"] == "done"

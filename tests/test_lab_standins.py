@@ -6,15 +6,12 @@ them and nothing that the same hosts do besides.
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
-import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -23,6 +20,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from attack_captures import captured, flows_of, labelled, running
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lab.attacks import KINDS, long_labels, standins_inside, standins_quiet, standins_web
@@ -36,16 +34,11 @@ from lab.schedule import draw
 from lab.services import SERVICES, c2, responder, sink, tunneldns
 from lab.site import Attack, Host, LabError, Plan, Site
 from namespaces import PATIENCE_S, Wire, wait_until, wire
-from numpy.typing import NDArray
 from scapy.layers import inet
 from scapy.layers.dns import DNS
 
 from sensor.addresses import halves
-from sensor.assembly import Assembly
-from sensor.config import Settings
-from sensor.labels import Labels
 from sensor.schema import FLOW, ICMP, TCP, UDP
-from sensor.sources.pcap import CaptureSource
 
 ROOT = Path(__file__).parents[1]
 SERVER = Host("intranet", "server", "inside", ("192.0.2.10",), names=("www.lab.example",), services=("http", "https", "ssh"))
@@ -60,23 +53,6 @@ SITE = Site((SERVER, INFECTED, ATTACKER, *FAR), "lab.example", 300.0, 30.0)
 
 def planned(kind: str, attacker: str, *victims: str, within_s: float = 240.0, seed: int = 7, **given: Any) -> Attack:
     return Attack(f"{kind}-1", kind, 0.0, within_s, attacker, victims, seed, KINDS[kind].complete(given))
-
-
-@contextmanager
-def running(argv: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a group of its own, which is ended with the block."""
-    with log.open("ab") as output:
-        process = subprocess.Popen(argv, stdout=output, stderr=output, cwd=ROOT, start_new_session=True)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 @dataclass
@@ -133,37 +109,6 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
         yield Stage(laid, tmp_path, stack)
 
 
-@contextmanager
-def captured(stage: Stage) -> Iterator[Path]:
-    """Everything on the wire during the block."""
-    path, log = stage.run / "capture.pcap", stage.run / "tcpdump.txt"
-    inside = ("ip", "netns", "exec", stage.wire.receiver.name)
-    tcpdump = ("tcpdump", "-i", stage.wire.far, "-s", "160", "-n", "-U", "-Z", "root", "-w", str(path))
-    with running((*inside, *tcpdump), log) as process:
-        wait_until(lambda: log.exists() and b"listening" in log.read_bytes(), "tcpdump")
-        yield path
-        os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(PATIENCE_S) == 0
-
-
-def flows_of(path: Path) -> NDArray[np.void]:
-    """The flows of a capture, as netseq makes them."""
-    assembly = Assembly(Settings())
-    batches = [batch.flows for block in CaptureSource([path]) for batch in assembly.feed(block)]
-    return np.concatenate([*batches, *(batch.flows for batch in assembly.drain())])
-
-
-def labelled(flows: NDArray[np.void], record: dict[str, Any]) -> list[str]:
-    """The label of each flow by the record's lines, "" for none."""
-    times = f"{record['start_us'] / 1e6:.6f},{record['end_us'] / 1e6:.6f}"
-    rows = ["from,to,src,dst,src_port,dst_port,protocol,label,both"]
-    for line in record["lines"]:
-        cells = (line["src"], line["dst"], line["src_port"], line["dst_port"], line["protocol"], record["label"])
-        rows.append(f"{times},{','.join(cells)},{'yes' if line['both'] else 'no'}")
-    labels = Labels.parse("\n".join(rows).encode(), "labels.csv")
-    return [labels.lines[place].label if place >= 0 else "" for place in labels.of(flows)]
-
-
 WEB: dict[str, Any] = {"requests": 8, "interval_s": 0.05}
 INTRUSION: dict[str, Any] = {
     "download_bytes": 50_000,
@@ -202,7 +147,7 @@ def test_the_lines_of_a_stand_in_label_all_its_flows(
         pytest.skip("needs iodine and /dev/net/tun")
     for service in services:
         stage.serve(service)
-    with captured(stage) as path:
+    with captured(stage.wire, stage.run) as path:
         record = stage.attack(attack)
     flows = flows_of(path)
     assert record["outcome"] == "done"
