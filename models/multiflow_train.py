@@ -24,7 +24,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from models import scale, unfinished
@@ -126,7 +126,7 @@ class Trainer:
         self._weights = torch.ones_like(self._held_weights) if even else self._held_weights
         torch.manual_seed(settings.seed)
         self.model = MultiFlow(shape, self.scale, settings.dropout).to(self.device)
-        self._called = self.together.wrap(self.model)
+        self._called: nn.Module = self.model
         self._names = [name for name, _ in self.model.named_parameters()]
         self._optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=settings.rate, weight_decay=settings.weight_decay, fused=True
@@ -143,17 +143,21 @@ class Trainer:
         """
         if checkpoint and resume:
             self._go_on(checkpoint)
-        while len(self.history) < self.settings.epochs and self._stale() < self.settings.patience:
-            number = len(self.history) + 1
-            train_nats = self._epoch(number)
-            finite = all(bool(torch.isfinite(weights).all()) for weights in self.model.parameters())
-            if not (finite and math.isfinite(train_nats)):
-                raise ValueError(f"training diverged in epoch {number} (the loss is {train_nats:g}): give a lower --rate")
-            self._judge(number, train_nats)
-            if checkpoint and self.together.first:
-                self._keep(checkpoint)
-            if progress is not None:
-                progress(self.history[-1])
+        self._called = self.together.wrap(self.model)
+        try:
+            while len(self.history) < self.settings.epochs and self._stale() < self.settings.patience:
+                number = len(self.history) + 1
+                train_nats = self._epoch(number)
+                finite = all(bool(torch.isfinite(weights).all()) for weights in self.model.parameters())
+                if not (finite and math.isfinite(train_nats)):
+                    raise ValueError(f"training diverged in epoch {number} (the loss is {train_nats:g}): give a lower --rate")
+                self._judge(number, train_nats)
+                if checkpoint and self.together.first:
+                    self._keep(checkpoint)
+                if progress is not None:
+                    progress(self.history[-1])
+        finally:
+            self._called = self.model
         self.model.load_state_dict(self._best)
         return self.history
 

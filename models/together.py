@@ -14,6 +14,7 @@ import os
 import numpy as np
 import torch
 import torch.distributed
+import torch.distributed.nn  # before there is a group: loaded later (by DDP), its functions' defaults hold the group for good
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -65,7 +66,11 @@ class Together:
         return held.cpu().numpy().tobytes()
 
     def leave(self) -> None:
-        """Part from the others."""
+        """Part from the others. What `wrap` gave must be gone by now.
+
+        gloo's threads end with the last reference to the group. A reference that outlives this leaves them running into the
+        interpreter's end, which aborts the process if one of them still lets go of a tensor.
+        """
         if self.size > 1:
             torch.distributed.destroy_process_group()
 
