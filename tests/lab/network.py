@@ -23,11 +23,11 @@ from . import world
 from .delay import netem_command
 from .isolation import refuse_if_open
 from .processes import Process, Processes
+from .site import INSIDE as INSIDE_RANGES
+from .site import OUTSIDE as OUTSIDE_RANGES
 from .site import Host, LabError, Site
 
-INSIDE = ("192.0.2.0/24", "2001:db8:1::/64")
-OUTSIDE = ("198.51.100.0/24", "203.0.113.0/24", "2001:db8:2::/64")
-"""Documentation ranges (RFC 5737, RFC 3849): nothing on the internet answers to them."""
+INSIDE, OUTSIDE = (tuple(map(str, ranges)) for ranges in (INSIDE_RANGES, OUTSIDE_RANGES))
 
 SWITCH = "switch"
 ROUTER = "router"

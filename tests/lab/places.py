@@ -9,23 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import msgspec
 
 from .nearest import nearest
 from .services import SERVICES
-from .site import Host, LabError
+from .site import INSIDE, OUTSIDE, Host, LabError
 
 Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
-
-INSIDE: tuple[Network, ...] = (IPv4Network("192.0.2.0/24"), IPv6Network("2001:db8:1::/64"))
-OUTSIDE: tuple[Network, ...] = (
-    IPv4Network("198.51.100.0/24"),
-    IPv4Network("203.0.113.0/24"),
-    IPv6Network("2001:db8:2::/64"),
-)
 KINDS = {
     "office": "inside",
     "developer": "inside",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Self
 
@@ -15,6 +16,15 @@ import msgspec
 
 Value = str | int | float | bool | list[str]
 """What a parameter of an activity or of an attack may be."""
+
+
+INSIDE: tuple[IPv4Network | IPv6Network, ...] = (IPv4Network("192.0.2.0/24"), IPv6Network("2001:db8:1::/64"))
+OUTSIDE: tuple[IPv4Network | IPv6Network, ...] = (
+    IPv4Network("198.51.100.0/24"),
+    IPv4Network("203.0.113.0/24"),
+    IPv6Network("2001:db8:2::/64"),
+)
+"""Documentation ranges (RFC 5737, RFC 3849): nothing on the internet answers to them."""
 
 
 class LabError(Exception):

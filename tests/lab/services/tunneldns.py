@@ -11,7 +11,7 @@ import sys
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from ..site import Host, LabError, Site
+from ..site import INSIDE, OUTSIDE, Host, LabError, Site
 from .c2 import PROGRAM
 from .service import Launch, Service, found
 
@@ -20,8 +20,7 @@ BITS = 28
 """The network inside the tunnel: one server and 13 clients."""
 SINK_PORT = 5301
 HANDED_ON_PORT = 5300
-RANGES = tuple(IPv4Network(text) for text in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24"))
-"""Those of RFC 5737."""
+RANGES = tuple(network for network in (*INSIDE, *OUTSIDE) if isinstance(network, IPv4Network))
 TUN = Path("/dev/net/tun")
 DEVICE = "dnsd0"
 
