@@ -13,7 +13,7 @@ from conftest import DATA
 from lab import report
 from lab.output import COLUMNS, Instance, Manifest, label_lines
 from lab.report_read import Run, read_run
-from lab.report_scores import FLOWS, RULES, TOGETHER, WORDS, Models, Told, score
+from lab.report_scores import FLOWS, RULES, TOGETHER, WORDS, Models, Told, over_rule, score
 from lab.report_tables import alerted, instances_tables, noticed, ranked
 from lab.site import Host, LabError, Line, Site
 
@@ -24,6 +24,7 @@ from models.multiflow_checkpoint import load as load_flows
 from sensor.commands.datasets import read
 from sensor.commands.label_files import labelled
 from sensor.commands.replay import main as replay
+from sensor.config import Settings
 from sensor.labels import Labels
 
 WORKSTATION, SERVER, PRINTER, CONTROLLER = "141.142.220.118", "141.142.220.50", "141.142.220.60", "203.0.113.66"
@@ -142,6 +143,26 @@ def test_what_was_told_within_the_quiet_time_is_not_missed(run: Run, told: Told)
     heard = told._replace(alerts=told.alerts | {WORDS: {before: early}, FLOWS: {}})
     found = noticed(heard, run)[guess].after_s
     assert (found[WORDS], found[FLOWS]) == ("told before", "missed")
+
+
+def test_a_sweep_is_not_missed_whose_source_has_swept_before(run: Run, told: Told) -> None:
+    scan = next(place for place, one in enumerate(run.told) if one.name == "scan_connect-1")
+    rows = np.flatnonzero(run.of == scan)
+    once = np.tile(run.data.flows[rows], 2)[:100]
+    once["dst_hi"], once["dst_lo"] = once["dst_hi"][0], once["dst_lo"][0]
+    once["dst_port"] = np.arange(100)
+    once["first_us"] = once["last_us"] = run.data.flows["first_us"][0] + np.arange(100)
+    again = once.copy()
+    for column in ("first_us", "last_us"):
+        again[column] += 600_000_000
+    over = np.flatnonzero(over_rule(np.concatenate([once, again]), Settings()))
+    assert over.tolist() == [90, 190]
+    quiet = told._replace(alerts={voice: {} for voice in told.alerts}, over_rule=run.of == scan)
+    found = noticed(quiet, run)
+    assert [found[scan].after_s[voice] for voice in (WORDS, FLOWS)] == ["missed"] * 2
+    assert [found[scan].after_s[voice] for voice in (RULES, TOGETHER)] == ["told before"] * 2
+    others = (one.after_s[RULES] for place, one in enumerate(found) if place != scan)
+    assert set(others) == {"missed", "no flows"}
 
 
 def test_each_voice_is_ranked_by_flow_and_by_hour(run: Run, told: Told) -> None:

@@ -24,6 +24,8 @@ from sensor.commands.train import labelled_rows
 from sensor.config import Settings as SensorSettings
 from sensor.conversations import Conversations, as_one_host
 from sensor.detect_rules import MODEL as RULES_MODEL
+from sensor.detect_rules import Rules
+from sensor.detect_rules_table import MINUTE_US
 from sensor.engine import Judge
 from sensor.engine_flows import FlowJudge
 from sensor.schema import Alert, FlowBatch
@@ -61,6 +63,8 @@ class Told(NamedTuple):
     """By the voices that alert by themselves, and the row."""
     sequences: dict[str, NDArray[np.int64]]
     """(N,) by the same voices: what of each flow is told once within the quiet time."""
+    over_rule: NDArray[np.bool_]
+    """(N,) where a fixed rule would have alerted if it were quiet for no longer than it must."""
 
 
 def score(run: Run, models: Models, learned: Sequence[Run], seed: int) -> Told:
@@ -85,7 +89,7 @@ def score(run: Run, models: Models, learned: Sequence[Run], seed: int) -> Told:
     together[list(alerts[RULES])] = np.inf
     scores[TOGETHER] = together
     scores |= _trees(models.flows, run.data, learned, seed)
-    return Told(site._replace(scores=scores), alerts, sequences)
+    return Told(site._replace(scores=scores), alerts, sequences, over_rule(run.data.flows, settings))
 
 
 def _only(alerts: dict[int, list[Alert]], *, rules: bool) -> dict[int, list[Alert]]:
@@ -145,6 +149,18 @@ def _alone(bundle: FlowBundle, data: DataSet, settings: SensorSettings) -> dict[
         for row, alert in zip(judge.detector.rows, alerts, strict=True):
             found.setdefault(start + int(row), []).append(alert)
     return found
+
+
+def over_rule(flows: NDArray[np.void], settings: SensorSettings) -> NDArray[np.bool_]:
+    """Where the fixed rules alert that forget whom they told of within a minute."""
+    rules = Rules(
+        flood_attempts=settings.rules.flood_attempts, sweep_targets=settings.rules.sweep_targets, quiet_s=MINUTE_US / 1e6
+    )
+    step, over = settings.model.batch_flows, np.zeros(len(flows), np.bool_)
+    for start in range(0, len(over), step):
+        rules.judge(flows[start : start + step])
+        over[start + np.array(rules.rows, np.int64)] = True
+    return over
 
 
 def _trees(bundle: FlowBundle, data: DataSet, learned: Sequence[Run], seed: int) -> Iterator[tuple[str, Floats]]:

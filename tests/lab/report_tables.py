@@ -119,7 +119,9 @@ def noticed(told: Told, run: Run) -> list[Noticed]:
 
 
 def _unheard(told: Told, voice: str, rows: NDArray[np.int64], since_us: int) -> str:
-    """Whether an instance went without an alert because its conversations were in their quiet time, or was missed."""
+    """Whether an instance went without an alert because of a quiet time, or was missed."""
+    if voice in (RULES, TOGETHER) and told.over_rule[rows].any():
+        return TOLD_BEFORE
     sequences = told.sequences[voice]
     mine = set(sequences[rows].tolist())
     before = [
@@ -150,7 +152,8 @@ def instances_tables(told: Told, run: Run) -> Iterator[Table]:
         "Seconds of packet time from the attack's first packet to the end of the flow that raised its first alert. A sensor"
         f" tells of a flow once that has ended: {limits.closed_s:g} s after its close, {limits.attempt_s:g} s after an attempt,"
         f" {limits.idle_s:g} s after its last packet. Told before: its conversation had alerted within the {quiet_s:g} s in"
-        " which it alerts once; who was told then was the attack before, or a false alarm."
+        " which it alerts once, or for the fixed rules the source of the sweep or the victim of the flood had; what was told"
+        " then was an attack before, or a false alarm."
     )
     yield Table("Instances", ("instance", "label", "attacker", "victims", "tool", "flows", *VOICES), rows, note)
 
