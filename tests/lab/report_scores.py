@@ -25,7 +25,6 @@ from sensor.config import Settings as SensorSettings
 from sensor.conversations import Conversations, as_one_host
 from sensor.detect_rules import MODEL as RULES_MODEL
 from sensor.detect_rules import Rules
-from sensor.detect_rules_table import MINUTE_US
 from sensor.engine import Judge
 from sensor.engine_flows import FlowJudge
 from sensor.schema import Alert, FlowBatch
@@ -63,8 +62,8 @@ class Told(NamedTuple):
     """By the voices that alert by themselves, and the row."""
     sequences: dict[str, NDArray[np.int64]]
     """(N,) by the same voices: what of each flow is told once within the quiet time."""
-    over_rule: NDArray[np.bool_]
-    """(N,) where a fixed rule would have alerted if it were quiet for no longer than it must."""
+    over_rule: list[bool]
+    """Of each instance, whether its flows alone go over a fixed rule."""
 
 
 def score(run: Run, models: Models, learned: Sequence[Run], seed: int) -> Told:
@@ -89,7 +88,8 @@ def score(run: Run, models: Models, learned: Sequence[Run], seed: int) -> Told:
     together[list(alerts[RULES])] = np.inf
     scores[TOGETHER] = together
     scores |= _trees(models.flows, run.data, learned, seed)
-    return Told(site._replace(scores=scores), alerts, sequences, over_rule(run.data.flows, settings))
+    over = [over_rule(run.data.flows[run.of == place], settings) for place in range(len(run.told))]
+    return Told(site._replace(scores=scores), alerts, sequences, over)
 
 
 def _only(alerts: dict[int, list[Alert]], *, rules: bool) -> dict[int, list[Alert]]:
@@ -151,16 +151,9 @@ def _alone(bundle: FlowBundle, data: DataSet, settings: SensorSettings) -> dict[
     return found
 
 
-def over_rule(flows: NDArray[np.void], settings: SensorSettings) -> NDArray[np.bool_]:
-    """Where the fixed rules alert that forget whom they told of within a minute."""
-    rules = Rules(
-        flood_attempts=settings.rules.flood_attempts, sweep_targets=settings.rules.sweep_targets, quiet_s=MINUTE_US / 1e6
-    )
-    step, over = settings.model.batch_flows, np.zeros(len(flows), np.bool_)
-    for start in range(0, len(over), step):
-        rules.judge(flows[start : start + step])
-        over[start + np.array(rules.rows, np.int64)] = True
-    return over
+def over_rule(flows: NDArray[np.void], settings: SensorSettings) -> bool:
+    """Whether a fixed rule alerts that sees these flows alone."""
+    return bool(Rules(flood_attempts=settings.rules.flood_attempts, sweep_targets=settings.rules.sweep_targets).judge(flows))
 
 
 def _trees(bundle: FlowBundle, data: DataSet, learned: Sequence[Run], seed: int) -> Iterator[tuple[str, Floats]]:

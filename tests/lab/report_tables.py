@@ -113,15 +113,18 @@ def noticed(told: Told, run: Run) -> list[Noticed]:
         for voice in VOICES:
             alerts = told.alerts[voice]
             hits = [alert.ts_us for row in rows.tolist() for alert in alerts.get(row, ())]
-            after[voice] = (min(hits) - begun_us) / 1e6 if hits else _unheard(told, voice, rows, begun_us - quiet_us)
+            if hits:
+                after[voice] = (min(hits) - begun_us) / 1e6
+            elif voice in (RULES, TOGETHER) and told.over_rule[place]:
+                after[voice] = TOLD_BEFORE
+            else:
+                after[voice] = _unheard(told, voice, rows, begun_us - quiet_us)
         found.append(Noticed(len(rows), after))
     return found
 
 
 def _unheard(told: Told, voice: str, rows: NDArray[np.int64], since_us: int) -> str:
-    """Whether an instance went without an alert because of a quiet time, or was missed."""
-    if voice in (RULES, TOGETHER) and told.over_rule[rows].any():
-        return TOLD_BEFORE
+    """Whether an instance went without an alert because its conversations were in their quiet time, or was missed."""
     sequences = told.sequences[voice]
     mine = set(sequences[rows].tolist())
     before = [
