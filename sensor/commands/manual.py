@@ -50,7 +50,7 @@ EXAMPLE_HEAD = """\
 # Settings of netseq-sensor, each with its default. Lines that begin with "# " explain; a setting is changed by taking
 # the # away before it. What stays behind a # follows the defaults of the version that is installed.
 #
-# One thing must be set: capture.interfaces (or capture.folder). Then:
+# One thing must be set: where flows come from, capture.interfaces, capture.folder or zeek.road. Then:
 #   netseq-sensor --check               refuses what cannot work, and says why
 #   systemctl reload netseq-sensor      takes changes up; the log names those that wait for a restart
 # sensor.toml(5) has the same with the range of each.
