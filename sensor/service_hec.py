@@ -175,9 +175,10 @@ class Sender:
         while parts:
             part = parts.pop()
             answer = self._post(part)
-            if answer.meaning == "later":
+            splits = answer.meaning in ("bad", "large") and len(part) > 1
+            if answer.meaning in ("later", "large") and not splits:  # one alert is never large: the limit is wrong
                 raise Held(answer.said, answer.wait_s)
-            if answer.meaning == "bad" and len(part) > 1:
+            if splits:
                 half = len(part) // 2
                 parts += [part[half:], part[:half]]
                 continue

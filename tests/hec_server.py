@@ -22,6 +22,8 @@ Answer = tuple[int, bytes]
 OK: Answer = (200, b'{"text":"Success","code":0}')
 BUSY: Answer = (503, b'{"text":"Server is busy","code":9}')
 MALFORMED: Answer = (400, b'{"text":"Invalid data format","code":6,"invalid-event-number":0}')
+TOO_LARGE: Answer = (413, b"<html>Request Entity Too Large</html>")
+"""A proxy's words: Splunk's own are no JSON either."""
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hec_server import BUSY, MALFORMED, OK, TOKEN, Answer, Collector, Event, Handler, certificate
+from hec_server import BUSY, MALFORMED, OK, TOKEN, TOO_LARGE, Answer, Collector, Event, Handler, certificate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_service_outlets import Told, alerts, scores, until
@@ -225,6 +225,20 @@ def test_an_alert_that_is_never_taken_holds_up_no_other(tmp_path: Path, collecto
     assert outlets.close(5)
 
 
+def test_a_limit_on_the_size_of_a_batch_loses_nothing(tmp_path: Path, collector: Collector) -> None:
+    most = [0]
+    collector.behave = lambda _, events: TOO_LARGE if len(events) > most[0] else OK
+    told = Words()
+    outlets = outlets_of(tmp_path, collector.url, told)
+    outlets.hand(alerts(20))
+    until(lambda: told.of("413, and not in Splunk's words; alerts wait on disk"))  # too small a limit for any alert
+    most[0] = 3
+    until(lambda: outlets.counters().get("alerts_written.hec") == 20)
+    assert collector.scores() == numbers(20)
+    assert outlets.counters()["alerts_refused.hec"] == 0
+    assert outlets.close(5)
+
+
 def test_a_connection_that_breaks_off_before_the_answer_costs_no_alert(tmp_path: Path, collector: Collector) -> None:
     broken: list[int] = []
 
@@ -381,7 +395,7 @@ def test_a_full_spool_keeps_the_oldest_alerts_and_counts_the_others(tmp_path: Pa
         (401, b'{"text":"Token is required","code":2}', "later"),
         (403, b'{"text":"Token disabled","code":1}', "later"),
         (404, b"", "later"),
-        (413, b"", "bad"),
+        (413, b"", "large"),
         (429, b'{"text":"Server is busy","code":26}', "later"),
         (500, b'{"text":"Internal server error","code":8}', "later"),
         (503, b'{"text":"Server is busy","code":9}', "later"),
@@ -393,7 +407,7 @@ def test_only_malformed_data_is_given_up(status: int, body: bytes, expected: str
 
 @given(st.integers(100, 599), st.binary(max_size=200), st.text(max_size=10))
 def test_any_answer_has_a_meaning(status: int, body: bytes, retry_after: str) -> None:
-    assert hec.meaning(status, body, retry_after).meaning in {"taken", "bad", "later"}
+    assert hec.meaning(status, body, retry_after).meaning in {"taken", "bad", "large", "later"}
 
 
 def test_a_collector_that_asks_for_time_is_given_it() -> None:

@@ -38,7 +38,7 @@ CREDENTIALS = "CREDENTIALS_DIRECTORY"
 ANSWER_BYTES = 64 << 10
 """What is read of an answer: Splunk's have some hundred bytes."""
 
-Meaning = Literal["taken", "bad", "later"]
+Meaning = Literal["taken", "bad", "large", "later"]
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -186,7 +186,9 @@ def meaning(status: int, body: bytes, retry_after: str = "") -> Answer:
     said = f"{status} {reply.text}".strip() if reply.code >= 0 else f"{status}, and not in Splunk's words"
     if status == 200 and reply.code == 0:
         return Answer("taken", said)
-    if status == 413 or (status == 400 and reply.code in BAD_DATA):
+    if status == 413:
+        return Answer("large", said)
+    if status == 400 and reply.code in BAD_DATA:
         return Answer("bad", said)
     return Answer("later", said, float(retry_after) if retry_after.isdecimal() else 0.0)
 
