@@ -3,6 +3,7 @@
 # there and moved into place when it is whole, so an install that fails leaves the old one as it was. Files outside PREFIX are
 # written down in PREFIX/share/netseq/installed, and uninstall takes away what is written there.
 set -eu
+umask 022  # the service's user must be able to read all of it, whatever whoever installs keeps for himself
 
 home=$DESTDIR$PREFIX             # where the installation lies now; the machine that runs it knows it as $PREFIX
 share=$PREFIX/share/netseq
@@ -128,6 +129,7 @@ uninstall_netseq() {
             say "kept: ${file#*:}, which was edited"
         fi
     done
+    rm -f "$DESTDIR$config.new"  # the example of an upgrade
     while read -r file; do rm -f "$DESTDIR$file"; done <"$DESTDIR$share/installed"
     rm -rf "$home" "$DESTDIR/var/cache/netseq"
     rm -f "$DESTDIR/var/lib/systemd/timers/stamp-netseq-train.timer"  # when systemd started it last

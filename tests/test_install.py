@@ -92,11 +92,13 @@ def test_uninstall_takes_away_what_install_wrote_down_and_nothing_else(tmp_path:
 def test_uninstall_keeps_an_edited_configuration_and_the_state_and_says_so(tmp_path: Path) -> None:
     installed(tmp_path)
     (tmp_path / "etc/netseq/sensor.toml").write_text("edited\n")
+    (tmp_path / "etc/netseq/sensor.toml.new").write_text("as an upgrade put it there\n")
     (tmp_path / "var/lib/netseq").mkdir(parents=True)
     status, told, _ = make("uninstall", tmp_path)
     assert status == 0
     assert told.splitlines() == ["kept: /etc/netseq/sensor.toml, which was edited", "kept: /var/lib/netseq"]
     assert (tmp_path / "etc/netseq/sensor.toml").read_text() == "edited\n"
+    assert not (tmp_path / "etc/netseq/sensor.toml.new").exists()
 
 
 def test_uninstall_of_nothing_says_so(tmp_path: Path) -> None:
