@@ -127,7 +127,6 @@ def test_data_that_the_model_has_seen_are_told_in_every_output(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["model"], "it is a model: name labelled flows"),
         (["conn.log", "conn.log"], "no model there"),
         (["model", "benign.log", "--train", "benign.log"], "all of one class"),
         (["model", "conn.log", "--test", "0"], "--test 0: give a share above 0"),

@@ -2,7 +2,8 @@
 
 Each subcommand measures one thing and fills a `report.Report`; reading arguments, refusing what cannot work, and writing the
 report is done here for all of them. Heavy imports wait until the arguments are known to be good. Exit status: 0 done, 1 part of
-the input was damaged, or a report could not be written, 2 misuse or nothing to measure, 130 interrupted.
+the input was damaged, or a report could not be written, 2 misuse or nothing to measure, 130 interrupted, 141 nobody reads the
+table any more (files were written before).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from sensor import __version__
 from sensor.commands.misuse import Misuse, Parser, check_inputs, fail
-from sensor.commands.process import DAMAGED, DONE, INTERRUPTED, MISUSE
+from sensor.commands.process import DAMAGED, DONE, INTERRUPTED, MISUSE, READER_GONE
 
 if TYPE_CHECKING:  # what these import is slow, and is not needed to tell of a mistake
     from sensor.commands.report import Report
@@ -72,8 +73,9 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument(
         "files",
         nargs="+",
-        metavar="[MODEL] FILE",
-        help="a model's folder, if it is not the one that comes along, and labelled traffic: a log, CSV, capture or folder",
+        metavar="FILE",
+        help="labelled traffic: a log, CSV, capture or folder; the first may be a model's folder, to measure another than the"
+        " one that comes along",
     )
     words.add_argument("--train", nargs="+", default=[], metavar="FILE", help="benign traffic to count the n-grams on")
     words.add_argument(
@@ -95,9 +97,8 @@ def _add_multiflow(kinds: argparse._SubParsersAction[Parser]) -> None:
         description="Measure a multi-flow model, beside scikit-learn's classifiers, on labelled flows.",
         allow_abbrev=False,
     )
-    flows.add_argument(
-        "files", nargs="+", metavar="MODEL FILE", help="a model's folder, and labelled flows: a CSV, log, capture or folder"
-    )
+    flows.add_argument("model", metavar="MODEL", help="a model's folder")
+    flows.add_argument("files", nargs="+", metavar="FILE", help="labelled flows: a CSV, log, capture or folder")
     flows.add_argument("--train", nargs="+", default=[], metavar="FILE", help="flows that the other classifiers learn from")
     flows.add_argument(
         "--split", choices=("honest", "stratified"), default="honest", help="how FILE is cut without --train (default: honest)"
@@ -160,6 +161,7 @@ def _add_common(kind: argparse.ArgumentParser) -> None:
 def check(arguments: argparse.Namespace) -> None:
     """Refuse what cannot work before anything slow begins. Raises Misuse."""
     named = [
+        *filter(None, [getattr(arguments, "model", "")]),
         *getattr(arguments, "files", []),
         *getattr(arguments, "train", []),
         *filter(None, [getattr(arguments, "labels", "")]),
@@ -210,19 +212,16 @@ def evaluate(arguments: argparse.Namespace) -> int:
         report, whole = measures[arguments.kind](arguments)
     except (NotACapture, NotAConnLog, NotAFlowTable, ModelDoesNotFit, VocabularyDoesNotFit, LabelsError) as error:
         raise Misuse(str(error)) from error
-    written = tell(arguments, report)
-    return DONE if whole and written else DAMAGED
+    written = write(arguments, report)
+    shown = DONE if arguments.quiet else show(report)  # after the files: whoever reads the table may go away
+    return shown if whole and written else DAMAGED
 
 
-def tell(arguments: argparse.Namespace, report: Report) -> bool:
-    """Show the report and write it where it was asked for; False where a file could not be written."""
-    from rich.console import Console  # noqa: PLC0415
-
-    from sensor.commands.report import draw, to_json  # noqa: PLC0415
+def write(arguments: argparse.Namespace, report: Report) -> bool:
+    """Write the report where it was asked for; False where a file could not be written."""
+    from sensor.commands.report import to_json  # noqa: PLC0415
     from sensor.commands.report_html import to_html  # noqa: PLC0415
 
-    if not arguments.quiet:
-        draw(report, Console())
     written = True
     for path, form in ((arguments.json, to_json), (arguments.html, to_html)):
         if path is None:
@@ -233,3 +232,28 @@ def tell(arguments: argparse.Namespace, report: Report) -> bool:
             fail(NAME, f"{path}: the report cannot be written: {error.strerror}", DAMAGED)
             written = False
     return written
+
+
+def show(report: Report) -> int:
+    """Show the report on standard output; the exit status that follows from whether all of it could be."""
+    from rich.console import Console  # noqa: PLC0415
+
+    from sensor.commands.report import draw  # noqa: PLC0415
+
+    console = Console()
+    try:
+        with console.capture() as captured:  # rich itself would end the process with status 1 where a pipe is closed
+            draw(report, console)
+        console.file.write(captured.get())
+        console.file.flush()
+    except OSError as error:
+        with open(os.devnull, "wb") as nowhere:  # what is left in the buffer would fail once more as the interpreter ends
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return READER_GONE
+        return fail(NAME, f"standard output: the table cannot be written: {error.strerror}", DAMAGED)
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -68,9 +68,7 @@ class Work(NamedTuple):
 
 def measure(arguments: argparse.Namespace) -> tuple[Report, bool]:
     """Measure; the report, and whether all input could be read. Raises Misuse and whatever the readers refuse with."""
-    bundle = load(arguments.files[0])
-    if len(arguments.files) == 1:
-        raise Misuse(f"{arguments.files[0]}: it is a model: name labelled flows to measure it on")
+    bundle = load(arguments.model)
     names = bundle.manifest.classes
     work = _work(arguments, bundle)
     judged = judge(bundle, work.flows, work.split)
@@ -80,12 +78,12 @@ def measure(arguments: argparse.Namespace) -> tuple[Report, bool]:
         told |= against(
             arguments, work.flows, work.split, Settings(arguments.seed, bundle.manifest.flows, bundle.manifest.units)
         )
-    report = Report(f"{bundle.manifest.name} {bundle.manifest.version} on {', '.join(arguments.files[1:])}")
+    report = Report(f"{bundle.manifest.name} {bundle.manifest.version} on {', '.join(arguments.files)}")
     report.warnings += list(warnings(bundle, work))
     report.facts += [
         (
             "model",
-            f"{arguments.files[0]}, {bundle.manifest.name} {bundle.manifest.version}, {bundle.manifest.weights_sha256[:16]}",
+            f"{arguments.model}, {bundle.manifest.name} {bundle.manifest.version}, {bundle.manifest.weights_sha256[:16]}",
         ),
         *facts(arguments, work),
     ]
@@ -102,7 +100,7 @@ def _work(arguments: argparse.Namespace, bundle: FlowBundle) -> Work:
     try:
         classes = Classes(manifest.classes, arguments.rest)
     except ClassesError as error:
-        raise Misuse(f"{arguments.files[0]}: {error}") from error
+        raise Misuse(f"{arguments.model}: {error}") from error
     labels = Labels.read(arguments.labels) if arguments.labels else None
 
     def read(paths: Sequence[str]) -> flowsets.Read:
@@ -116,7 +114,7 @@ def _work(arguments: argparse.Namespace, bundle: FlowBundle) -> Work:
             tell=None if arguments.quiet else _tell,
         )
 
-    tested = read(arguments.files[1:])
+    tested = read(arguments.files)
     judged = tested.flows.label >= 0
     try:
         if arguments.alone:
@@ -132,7 +130,7 @@ def _work(arguments: argparse.Namespace, bundle: FlowBundle) -> Work:
         cut = honest if arguments.split == "honest" else stratified
         split = cut(tested.flows, arguments.test, arguments.seed, 0.0)
     except ValueError as error:  # a part without rows
-        raise Misuse(f"{', '.join(arguments.files[1:])}: {error}") from error
+        raise Misuse(f"{', '.join(arguments.files)}: {error}") from error
     rule = f"{arguments.split}, {arguments.test:g} of each class to test on, seed {arguments.seed}"
     return Work(tested.flows, split, tested.data, tested.notes(), rule)
 

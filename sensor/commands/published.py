@@ -41,7 +41,8 @@ TOLD = 3
 def tables(folder: Path) -> tuple[list[str], list[str]]:
     """Tables of flows in a folder: those of Mondays, and the others. Raises Misuse where there are none."""
     if not folder.is_dir():
-        raise Misuse(f"{folder}: no such folder: --data names the one with the data set's tables")
+        what = "it is a file" if folder.exists() else "no such folder"
+        raise Misuse(f"{folder}: {what}: --data names the folder with the data set's tables")
     found = sorted(path for path in folder.rglob("*") if path.is_file() and ".csv" in path.name.lower())
     if not found:
         raise Misuse(f"{folder}: no CSV in there: --data names the folder with the data set's tables")
