@@ -13,12 +13,16 @@ multiplied with the LSTM's input weights once and not once for each window that 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from models.scale import Scale, scaled
+
+CLOSED = -1e4
+"""Logit of a class that was never trained: beyond what any temperature brings back, and a number in float16 too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +62,13 @@ class MultiFlow(nn.Module):
         self.energy = nn.Linear(shape.attention, 1, bias=False)
         self.out = nn.Linear(2 * shape.units, shape.classes)
         self.dropout = nn.Dropout(dropout)
+
+    @torch.no_grad()
+    def close(self, classes: Sequence[int]) -> None:
+        """Never call anything one of `classes`: without a flow to learn from, their weights are what chance gave them."""
+        for number in classes:
+            self.out.weight[number] = 0.0
+            self.out.bias[number] = CLOSED
 
     def forward(self, rows: Tensor, lengths: Tensor) -> Judged:
         """Judge (B, n, F) statistics, NaN where unknown; of window b the last `lengths[b]` flows count, the current one last.

@@ -126,6 +126,8 @@ class Trainer:
         self._weights = torch.ones_like(self._held_weights) if even else self._held_weights
         torch.manual_seed(settings.seed)
         self.model = MultiFlow(shape, self.scale, settings.dropout).to(self.device)
+        self._untrained = np.flatnonzero(counts == 0).tolist()
+        self.model.close(self._untrained)
         self._called: nn.Module = self.model
         self._names = [name for name, _ in self.model.named_parameters()]
         self._optimiser = torch.optim.AdamW(
@@ -159,6 +161,7 @@ class Trainer:
         finally:
             self._called = self.model
         self.model.load_state_dict(self._best)
+        self.model.close(self._untrained)  # again: weight decay has drawn at it
         return self.history
 
     def measure(self, rows: Ints) -> Measured:
@@ -180,9 +183,13 @@ class Trainer:
         return np.asarray(self._logits(rows).cpu().numpy())
 
     def temperature(self) -> float:
-        """What the logits must be divided by for the held-back flows' probabilities to be true; 1 when none are held back."""
-        rows = self.split.validation
-        return temperature(self.logits(rows), self._label.cpu().numpy()[rows])
+        """What the logits must be divided by for the held-back flows' probabilities to be true; 1 when none are held back.
+
+        Flows of a class that was never trained are left out: no temperature makes them any truer.
+        """
+        rows, label = self.split.validation, self._label.cpu().numpy()
+        rows = rows[~np.isin(label[rows], self._untrained)]
+        return temperature(self.logits(rows), label[rows])
 
     def _logits(self, rows: Ints) -> Tensor:
         self.model.eval()

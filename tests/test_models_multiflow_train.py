@@ -15,6 +15,7 @@ import torch
 from flow_examples import QUICK, SHAPE, learnable, trainer_of
 
 from models.flowset import UNJUDGED, honest
+from models.multiflow import CLOSED
 from models.multiflow_train import Measured, Settings, Trainer, class_weights, temperature
 from models.together import Together
 from models.unfinished import Passed
@@ -150,6 +151,37 @@ def test_rows_that_nobody_judged_are_context_in_the_windows() -> None:
     assert torch.equal(rows[:, -1].nan_to_num(), last.nan_to_num())
     assert (lengths == SHAPE.flows).float().mean() > 0.4
     trainer.run()
+
+
+@pytest.mark.parametrize("mixed", ["never", "always"])
+def test_a_class_without_a_flow_to_train_on_is_never_told(mixed: str) -> None:
+    flows = learnable()
+    split = honest(flows)
+    of_two = split.training[flows.label[split.training] != 2]
+    settings = dataclasses.replace(QUICK, mixed=mixed)  # type: ignore[arg-type]  # parametrised
+    without = split._replace(training=of_two, validation=np.concatenate([split.validation, split.test]))
+    trainer = Trainer(flows, without, SHAPE, settings)
+    history = trainer.run()
+    assert (flows.label[without.validation] == 2).any()
+    assert trainer.measure(without.validation).confusion[:, 2].sum() == 0
+    assert all(math.isfinite(passed.validation_nats or math.nan) for passed in history)
+    known = without.validation[flows.label[without.validation] != 2]
+    assert trainer.temperature() == temperature(trainer.logits(known), flows.label[known])
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        bias = trainer.model.out.bias.to(dtype)
+        assert bias.isfinite().all()
+        probability = torch.softmax(torch.from_numpy(trainer.logits(without.validation)).to(dtype) / 4, dim=1)
+        assert (probability[:, 2] == 0).all()
+
+
+def test_a_class_without_a_flow_does_not_keep_the_others_from_being_learned() -> None:
+    flows = learnable()
+    settings = dataclasses.replace(QUICK, epochs=12)
+    of_four = Trainer(flows, honest(flows), dataclasses.replace(SHAPE, classes=4), settings)
+    of_four.run()
+    logits = of_four.logits(of_four.split.test)
+    assert (logits[:, 3] == CLOSED).all()
+    assert of_four.measure(of_four.split.test).accuracy > 0.9
 
 
 def test_bfloat16_learns_as_well() -> None:
