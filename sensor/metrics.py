@@ -35,6 +35,12 @@ COUNTERS = (
     Counter("interfaces_up", "interfaces", "interfaces listened on now", gauge=True),
     Counter("captures_read", "files", "captures of the watched folder that were read"),
     Counter("captures_damaged", "files", "captures of the watched folder that could not be read to their end", loss=True),
+    Counter(
+        "captures_unreadable",
+        "files",
+        "captures of the watched folder that cannot be read now, and are tried again",
+        gauge=True,
+    ),
     Counter("packets_in_flows", "packets", "packets that were counted into a flow"),
     Counter("packets_skipped", "packets", "frames that gave no packet", label="reason", loss=True),
     Counter("link_types_unknown", "packets", "frames of a link type that is not decoded", label="number", loss=True),

@@ -123,7 +123,6 @@ def test_captures_are_read_once_when_they_are_finished_and_after_a_restart_not_a
         told.append(event)
 
     put(tmp_path, "a.pcap.gz")
-    put(tmp_path, "growing.pcap.gz", age_s=-3600)  # written to for another hour
     (tmp_path / "notes.txt").write_text("no capture")
     os.utime(tmp_path / "notes.txt", (0, 0))
     read = Read(FolderSource(tmp_path, block_frames=512, tell=tell))
