@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from sensor.schema import Alert
-from sensor.sinks.lines import NeverTaken, SinkFailed
+from sensor.sinks.lines import NeverTaken, NoRoom, SinkFailed
 
 RETRY_S = 1.0
 """Seconds between two tries to write what could not be written, and between two syncs."""
@@ -84,8 +84,11 @@ class Outlet:
         return len(self._waiting)
 
     def open(self) -> None:
-        """Open the sink now. Raises SinkFailed."""
-        self._opened = self._open_sink()
+        """Open the sink now; where its disk is full, alerts wait. Raises SinkFailed for what room would not mend."""
+        try:
+            self._opened = self._open_sink()
+        except NoRoom as full:
+            self._wait(full)
 
     def reopen(self) -> None:
         """Close the file, which was renamed, and begin the one of that name anew; what is no file goes on."""
@@ -106,7 +109,7 @@ class Outlet:
         """Write what waits, unless that just failed, and sync when it is time."""
         due = now_s - self._acted_s >= RETRY_S
         settles = due and self._opened is not None and self._opened.settle is not None
-        if settles or (self._waiting and (due or not self._failing)):
+        if settles or (due and self._failing) or (self._waiting and not self._failing):
             self._attempt(settles=settles)
             self._acted_s = now_s if self._failing or settles else self._acted_s
         if due and self._unsynced:
@@ -146,13 +149,17 @@ class Outlet:
                 self._waiting.popleft()
                 self._unsynced = True
         except SinkFailed as failed:
-            if not self._failing:
-                self._tell("alerts_wait", f"{failed}; alerts wait, {self._capacity:,} at most")
-            self._failing = True
+            self._wait(failed)
         else:
             if self._failing:
                 self._tell("alerts_written_again", f"{self.name}: alerts are written again")
             self._failing = False
+
+    def _wait(self, failed: SinkFailed) -> None:
+        """Tell once why alerts wait."""
+        if not self._failing:
+            self._tell("alerts_wait", f"{failed}; alerts wait, {self._capacity:,} at most")
+        self._failing = True
 
     def _write(self, sink: Sink, alert: Alert) -> None:
         try:

@@ -12,17 +12,17 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from sensor.config import Settings
 from sensor.schema import Alert
 from sensor.service_hec import HecOutlet, collector_of
-from sensor.service_outlet import RETRY_S, Opened, Outlet, Tell
+from sensor.service_outlet import RETRY_S, Opened, Outlet, Sink, Tell
 from sensor.sinks.hec import is_handed_over_later
 from sensor.sinks.jsonl import JsonLines
-from sensor.sinks.lines import SinkFailed
+from sensor.sinks.lines import SinkFailed, refusal
 from sensor.sinks.notice import NoticeLog
 from sensor.sinks.syslog import Syslog
 from sensor.sinks.zeek import CurveKeys, ZeekAlerts
@@ -79,7 +79,7 @@ class Outlets:
         return next((writer.error for writer in self._writers if writer.error is not None), None)
 
     def start(self) -> None:
-        """Open every outlet, then begin to write. Raises SinkFailed."""
+        """Open every outlet, then begin to write. Raises SinkFailed, but not for a full disk: alerts wait then."""
         for outlet in self.outlets:
             outlet.open()
         for writer in self._writers:
@@ -119,16 +119,8 @@ def from_settings(settings: Settings, *, sensor: str, tell: Tell) -> Outlets:
         return Opened(JsonLines(stream, sensor=sensor, form=output.format, name=output.alerts), stream)
 
     def notice() -> Opened:
-        stream = open_appending(Path(output.notice))
-        log = NoticeLog(
-            stream,
-            output.notice_form,
-            sensor=sensor,
-            quiet_s=settings.detect.quiet_s,
-            clock=datetime.now,
-            name=output.notice,
-        )
-        return Opened(log, stream)
+        form, quiet_s, name = output.notice_form, settings.detect.quiet_s, output.notice
+        return begun(Path(name), lambda to: NoticeLog(to, form, sensor=sensor, quiet_s=quiet_s, clock=datetime.now, name=name))
 
     def syslog() -> Opened:
         sink = syslog_of(settings, sensor)
@@ -140,8 +132,7 @@ def from_settings(settings: Settings, *, sensor: str, tell: Tell) -> Outlets:
 
     def zeek_table() -> Opened:
         path = settings.zeek.input_file
-        stream = open_appending(Path(path))
-        return Opened(InputTable(stream, sensor=sensor, empty=not stream.tell(), name=path), stream)
+        return begun(Path(path), lambda to: InputTable(to, sensor=sensor, empty=not to.tell(), name=path))
 
     named = (
         ("jsonl", output.alerts, jsonl),
@@ -192,6 +183,16 @@ def receivers(settings: Settings) -> Iterator[str]:
         yield f"alerts to syslog at {settings.syslog.address} over {settings.syslog.transport}"
 
 
+def begun(path: Path, make: Callable[[io.FileIO], Sink]) -> Opened:
+    """Open a file with a sink that may have to write a header. Raises SinkFailed, and leaves nothing open then."""
+    stream = open_appending(path)
+    try:
+        return Opened(make(stream), stream)
+    except SinkFailed:
+        stream.close()
+        raise
+
+
 def open_appending(path: Path) -> io.FileIO:
     """Open a file to write behind what it holds; half a last line, which a crash left, is cut off. Raises SinkFailed.
 
@@ -209,5 +210,5 @@ def open_appending(path: Path) -> io.FileIO:
             stream.truncate(begin + whole)
         stream.seek(0, os.SEEK_END)
     except OSError as error:
-        raise SinkFailed(f"cannot write alerts to {path}: {error.strerror}") from error
+        raise refusal(f"cannot write alerts to {path}: {error.strerror}", error) from error
     return stream

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from sensor_process import running
 from test_sinks import ALERT
 
 from sensor import config
@@ -159,7 +160,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if mounted.returncode:
         pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
     yield folder
-    subprocess.run(["umount", folder], check=True)
+    subprocess.run(["umount", "--lazy", folder], check=True)  # also when a test failed with a file open there
 
 
 @pytest.mark.root
@@ -178,6 +179,82 @@ def test_a_full_disk_keeps_alerts_waiting_and_they_are_written_when_there_is_roo
     until(lambda: outlets.counters()["alerts_waiting.jsonl"] > 0 and outlets.counters()["alerts_written.jsonl"] > len(before))
     assert outlets.close(5)
     assert scores(path) == [float(n) for n in range(outlets.counters()["alerts_written.jsonl"])]
+
+
+def fill(folder: Path) -> Path:
+    """Leave no room; gives the file to remove for some."""
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as file:
+        file.write(bytes(1 << 20))  # as much of it as there is room for
+    assert os.statvfs(folder).f_bavail == 0
+    return filler
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", ["output.notice", "zeek.input_file"])
+@pytest.mark.parametrize("there", [False, True])
+def test_a_disk_that_is_full_at_the_start_is_waited_for_and_the_header_comes_before_the_alerts(
+    small_disk: Path, name: str, there: bool
+) -> None:
+    told, path = Told(), small_disk / "file"
+    if there:
+        path.touch()
+    filler = fill(small_disk)
+    outlets = outlets_of(Path("/dev/null"), told, f"{name}={path}")
+    outlets.start()
+    outlets.hand(alerts(2))
+    assert told.events == ["alerts_wait"]
+    assert path.read_bytes() == b""
+    filler.unlink()
+    until(lambda: "alerts_written_again" in told.events)
+    assert outlets.close(5)
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    assert len(lines) == 2
+    assert path.read_text().count("#fields") == 1
+    assert path.read_text().startswith("#")
+
+
+@pytest.mark.root
+def test_a_spool_on_a_full_disk_waits_for_room(small_disk: Path, tmp_path: Path) -> None:
+    told, token = Told(), tmp_path / "token"
+    token.write_text("abc")
+    (small_disk / "hec").mkdir()
+    (small_disk / "hec" / "000000000001.lines").touch()
+    filler = fill(small_disk)
+    settings = ("hec.url=http://127.0.0.1:9", f"hec.token_file={token}", f"service.state_dir={small_disk}")
+    outlets = outlets_of(Path("/dev/null"), told, *settings)
+    outlets.start()
+    outlets.hand(alerts(2))
+    until(lambda: "alerts_wait" in told.events)
+    filler.unlink()
+    until(lambda: b"score" in b"".join(file.read_bytes() for file in (small_disk / "hec").glob("*.lines")))
+    outlets.close(5)
+
+
+def test_a_header_is_tried_again_without_an_alert_to_write(tmp_path: Path) -> None:
+    told, place = Told(), tmp_path / "notice.log"
+    place.symlink_to("/dev/full")
+    outlets = outlets_of(Path("/dev/null"), told, f"output.notice={place}")
+    outlets.start()
+    assert told.events == ["alerts_wait"]
+    place.unlink()
+    until(lambda: place.exists() and "#types" in place.read_text())
+    assert told.events == ["alerts_wait", "alerts_written_again"]
+    assert outlets.close(5)
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_a_sensor_begins_while_its_disk_is_full_and_needs_no_restart(small_disk: Path, tmp_path: Path) -> None:
+    captures, notice = tmp_path / "captures", small_disk / "notice.log"
+    captures.mkdir()
+    filler = fill(small_disk)
+    with running(tmp_path / "sensor", f"capture.folder={captures}", f"output.notice={notice}") as sensor:
+        assert "No space left on device" in sensor.events("alerts_wait")[0]["about"]
+        filler.unlink()
+        until(lambda: bool(sensor.events("alerts_written_again")))
+        assert "#fields" in notice.read_text()
+        assert sensor.end() == 0
 
 
 def test_a_renamed_file_is_left_and_a_new_one_begun(tmp_path: Path) -> None:
@@ -230,8 +307,8 @@ def test_what_the_sensor_lost_is_told_with_the_numbers_and_without_hosts(tmp_pat
     alert = degraded(grown, ts_us=120_000_000, since_us=60_000_000, model="m 1")
     assert alert is not None
     assert (alert.severity, alert.count, alert.score) == ("high", 102, 1.0)  # both flows that ended were shed
-    assert "100 packets (eth0)" in alert.msg
-    assert "2 flows (flood)" in alert.msg
+    assert "because the ring was full (eth0): 100" in alert.msg
+    assert "because scoring could not follow (flood): 2" in alert.msg
     outlets = outlets_of(tmp_path / "alerts.jsonl", Told(), f"output.notice={tmp_path}/notice.log")
     outlets.start()
     outlets.hand([alert])

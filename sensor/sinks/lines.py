@@ -7,9 +7,13 @@ stream belongs to the caller, who opens and closes it; errors of the caller's ow
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from typing import Protocol
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+"""What a full disk, or a quota that is used up, answers."""
 
 
 class ByteStream(Protocol):
@@ -29,6 +33,10 @@ class SinkFailed(Exception):  # noqa: N818  # it names what happened, as the oth
     def __init__(self, line: str, *, lost: int = 0) -> None:
         super().__init__(line)
         self.lost = lost
+
+
+class NoRoom(SinkFailed):
+    """The disk is full: what could not be written now may be when somebody has made room."""
 
 
 class NeverTaken(SinkFailed):
@@ -62,11 +70,16 @@ class Lines:
             kept = lines.rfind(b"\n", 0, done) + 1
             whole = done == kept or (stream is not None and _cut(stream, start + kept))
             left = "every line in it is whole" if whole else "its last line is cut short"
-            raise SinkFailed(f"cannot write {self._what} to {self._name}: {reason}; {left}") from error
+            raise refusal(f"cannot write {self._what} to {self._name}: {reason}; {left}", error) from error
         except KeyboardInterrupt:
             if stream is not None and done < len(lines):
                 _cut(stream, start + lines.rfind(b"\n", 0, done) + 1)
             raise
+
+
+def refusal(line: str, error: OSError) -> SinkFailed:
+    """What to raise for an error of a disk; `line` is for the user."""
+    return NoRoom(line) if error.errno in NO_ROOM else SinkFailed(line)
 
 
 def _cut(stream: io.IOBase, end: int) -> bool:

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from sensor.sinks.lines import Lines, SinkFailed
+from sensor.sinks.lines import Lines, SinkFailed, refusal
 
 FILE_BYTES = 256 << 10
 """From here on a new file is begun: small against the least spool of 1 MiB, which would else never be given back."""
@@ -45,7 +45,7 @@ class Spool:
             self._count = sum(self._lines_from(number) for number in self._files)
             self._begin((self._files[-1] if self._files else 0) + 1)
         except OSError as error:
-            raise SinkFailed(f"cannot keep alerts in {folder}: {error.strerror or error}") from error
+            raise refusal(f"cannot keep alerts in {folder}: {error.strerror or error}", error) from error
 
     @property
     def waiting(self) -> int:
