@@ -11,7 +11,8 @@ import pytest
 from capture_writer import Frame, simple_pcap
 from lab import output, programs
 from lab.__main__ import main
-from lab.check import check, disturbed, owners_of
+from lab.check import check, disturbed
+from lab.check_flows import owners_of
 from lab.output import Begun, Instance, label_lines
 from lab.site import Attack, Event, Host, LabError, Line, Plan, Site
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -67,12 +68,17 @@ ATTACKS = (syn(11.0, EVE, WEB, 1), syn(12.0, EVE, WEB, 2), syn(18.0, EVE, WEB, 2
 
 
 def a_run(
-    folder: Path, *frames: Frame, told: tuple[Instance, ...] = (SCAN, GUESS), plan: Plan = PLAN, ended: str = "whole"
+    folder: Path,
+    *frames: Frame,
+    told: tuple[Instance, ...] = (SCAN, GUESS),
+    plan: Plan = PLAN,
+    ended: str = "whole",
+    site: Site = SITE,
 ) -> Path:
     """The folder of a run in which these frames were captured."""
     output.prepare(folder, replace=False)
     output.give_back_reserve(folder)
-    SITE.write(folder / output.HOSTS)
+    site.write(folder / output.HOSTS)
     plan.write(folder / output.SCHEDULE)
     ordered = sorted(frames, key=lambda frame: frame.ts_us)
     (folder / output.CAPTURE).write_bytes(simple_pcap(ordered))
@@ -81,7 +87,7 @@ def a_run(
     begun = [
         Begun(one.name, START_US + round(one.at_s * 1e6), START_US + round((one.at_s + 1) * 1e6), 0) for one in plan.attacks
     ]
-    output.write_labels(folder, SITE, plan, begun, START_US)
+    output.write_labels(folder, site, plan, begun, START_US)
     output.Manifest(
         "1", "made.toml", "train", 1, 60.0, 120.0, START_US, START_US + 60_000_000, ended, "netem",
         {"captured": len(frames), "dropped": 0}, begun, {"done": 2}, [], {}, {},
@@ -146,6 +152,121 @@ def test_an_ordinary_flow_to_an_attacker_of_the_inside_is_told(tmp_path: Path) -
     asked = syn(13.0, WEB, ALICE, 9100)
     complaints = check(a_run(tmp_path / "again", *scanned, asked, told=(scan,), plan=plan)).complaints
     assert complaints == ["scan_syn-1: 1 of its flows were begun by others (1 web to alice other TCP 9100)"]
+
+
+C2 = "198.51.100.116"
+BOT = Instance(
+    "bot-1", "bot", "Bot", "alice", ("c2",), START_US + 10_000_000, START_US + 15_000_000,
+    (Line(ALICE, C2, dst_port="8080", protocol="tcp"),),
+)  # fmt: skip
+BOTS = Plan((), (Attack("bot-1", "bot", 10.0, 5.0, "alice", ("c2",), 1),))
+BOT_SITE = replace(SITE, hosts=(*SITE.hosts, Host("c2", "server", "outside", (C2,), services=("c2",))))
+
+
+def a_bot(folder: Path, told: Instance = BOT) -> Path:
+    """A bot that asks for commands, and what its host does besides."""
+    return a_run(
+        folder, *ORDINARY, syn(11.0, ALICE, C2, 8080), syn(12.0, ALICE, FAR, 443), told=(told,), plan=BOTS, site=BOT_SITE
+    )
+
+
+def test_an_attackers_own_ordinary_flows_under_its_attacks_line_are_told(tmp_path: Path) -> None:
+    assert check(a_bot(tmp_path / "run")).complaints == []
+    wide = replace(BOT, lines=(Line(ALICE),))
+    complaint = "bot-1: 1 of its flows are between others (1 alice to far HTTPS 443)"
+    assert check(a_bot(tmp_path / "wide", wide)).complaints == [complaint]
+    everywhere = replace(BOT, lines=(Line(ALICE, "0.0.0.0/0"),))
+    assert check(a_bot(tmp_path / "everywhere", everywhere)).complaints == [complaint]  # a bot is not quiet: its host does more
+
+
+def test_an_attack_that_tries_addresses_may_try_those_of_nobody(tmp_path: Path) -> None:
+    plan = Plan((), (Attack("infiltration-1", "infiltration", 10.0, 5.0, "alice", ("web",), 1),))
+    tried = (syn(11.0, ALICE, "192.0.2.77", 22), syn(12.0, ALICE, WEB, 22))
+    for name, network, count in (("whole", "192.0.2.0/24", 0), ("half", "192.0.2.0/26", 1)):
+        lines = (Line(ALICE, network, dst_port="22", both=False), Line(ALICE, "192.0.2.64/26", dst_port="22"))
+        told = instance("infiltration-1", 10.0, 15.0, *lines, label="Infiltration", attacker="alice")
+        run = a_run(tmp_path / name, *tried, told=(told,), plan=plan)
+        if count:
+            path = run / output.INSTANCES / "infiltration-1.json"
+            path.write_bytes(msgspec.json.encode(replace(told, lines=lines[:1])))
+        between = [line for line in check(run).complaints if "between others" in line]
+        assert between == ["infiltration-1: 1 of its flows are between others (1 alice to none of ours SSH 22)"] * count
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (
+            "# all the rest\n",
+            f"# all the rest\n,,{ALICE},,,,tcp,Bot,\n",
+            [
+                "labels.csv has 1 lines that no record gives (no attack): see instances/",
+                "line 9 of labels.csv says Bot and belongs to no recorded attack: 2 flows (1 alice to far HTTP 80,"
+                " 1 alice to web HTTP 80)",
+            ],
+        ),
+        (
+            "# all the rest\n",
+            f"# all the rest\n,,{ALICE},,,,tcp,Unknown,\n",
+            [
+                "labels.csv has 1 lines that no record gives (no attack): see instances/",
+                "line 9 of labels.csv says Unknown and belongs to no recorded attack: 2 flows (1 alice to far HTTP 80,"
+                " 1 alice to web HTTP 80)",
+            ],
+        ),
+        (
+            ",PortScan,",
+            ",Bot,",
+            [
+                "labels.csv has 1 lines that no record gives (scan_syn-1): see instances/",
+                "labels.csv has 1 lines too few (scan_syn-1): see instances/",
+                "scan_syn-1: 1 of its 1 lines say Bot, and its record PortScan",
+            ],
+        ),
+    ],
+)
+def test_a_label_that_no_record_gives_is_told(tmp_path: Path, before: str, after: str, told: list[str]) -> None:
+    run = a_run(tmp_path / "run", *ORDINARY, *ATTACKS)
+    path = run / output.LABELS
+    path.write_text(path.read_text().replace(before, after, 1))
+    assert check(run).complaints == told
+
+
+def test_lines_in_another_order_are_told(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run", *ORDINARY, *ATTACKS)
+    path = run / output.LABELS
+    head, guess, scan, rest = re.split(r"(?=^# (?:ssh|scan|all))", path.read_text(), flags=re.MULTILINE)
+    path.write_text(head + scan + guess + rest)
+    assert [line for line in check(run).complaints if "another order" in line]
+
+
+def test_a_record_with_the_label_of_another_kind_is_told(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run", *ORDINARY, *ATTACKS, told=(replace(SCAN, label="Bot"), GUESS))
+    assert check(run).complaints == ["scan_syn-1: its record says Bot, and a scan_syn is PortScan"]
+
+
+def test_a_file_that_is_not_what_the_run_left_is_told(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run", *ORDINARY, *ATTACKS)
+    (run / output.DESCRIPTION).write_text("# made\n")
+    manifest = output.Manifest.read(run)
+    manifest.sha256 = output.digests(run)
+    manifest.write(run)
+    assert check(run).complaints == []
+    (run / output.CAPTURE).write_bytes(
+        simple_pcap(sorted((*ORDINARY, *ATTACKS, syn(50.0, ALICE, FAR)), key=lambda one: one.ts_us))
+    )
+    (run / output.DESCRIPTION).unlink()
+    told = [line.split(":")[0] for line in check(run).complaints]
+    assert told == [f"{name} is not the file that the run left" for name in (output.CAPTURE, output.DESCRIPTION)]
+
+
+def test_an_attack_that_ended_badly_is_remarked_and_spoils_nothing(tmp_path: Path) -> None:
+    broken = replace(GUESS, outcome="failed: ssh_guess-1: hydra ended with status 255")
+    found = check(a_run(tmp_path / "run", *ORDINARY, *ATTACKS, told=(SCAN, broken)))
+    assert found.complaints == []
+    (remark,) = found.remarks
+    assert remark == f"ssh_guess-1 ended badly; what it sent until then is labelled, 1 flows: {broken.outcome}"
+    assert f"\nremarks\n  {remark}\n" in found.text
 
 
 def test_an_attack_without_a_record_is_told_and_its_flows_are_nobodys(tmp_path: Path) -> None:

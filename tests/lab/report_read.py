@@ -16,7 +16,7 @@ from sensor.commands.classes import UNKNOWN, Classes
 from sensor.commands.datasets import DataSet, read
 from sensor.commands.label_files import LabelFiles, labelled
 
-from .check import owners_of
+from .check_flows import owners_of
 from .output import LABELS, Instance, Manifest, instances
 from .site import LabError
 
