@@ -131,8 +131,8 @@ def from_settings(settings: Settings, *, sensor: str, tell: Tell) -> Outlets:
         return Opened(sink, settle=sink.attend)
 
     def zeek_table() -> Opened:
-        path = settings.zeek.input_file
-        return begun(Path(path), lambda to: InputTable(to, sensor=sensor, empty=not to.tell(), name=path))
+        path, clock_us = Path(settings.zeek.input_file), lambda: time.time_ns() // 1000
+        return begun(path, lambda to: InputTable(to, sensor=sensor, clock_us=clock_us, path=path, open_anew=open_appending))
 
     named = (
         ("jsonl", output.alerts, jsonl),

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import configparser
 import io
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from sensor.config_zeek import Zeek
 from sensor.schema import Alert
 from sensor.service_outlets import open_appending
 from sensor.sinks import notice
+from sensor.sinks.lines import SinkFailed
 from sensor.sinks.zeek import EVENT, TOPIC, arguments
 from sensor.sinks.zeek_event import Address, Port, Real, Text, Value
 from sensor.sinks.zeek_input import FIELDS, HEADER, InputTable
@@ -187,15 +190,32 @@ def test_the_table_has_the_columns_that_the_script_reads() -> None:
     assert HEADER.decode() == "#fields\t" + "\t".join(FIELDS) + "\n"
 
 
-def table(*alerts: Alert, empty: bool = True) -> str:
-    stream = io.BytesIO()
-    InputTable(stream, sensor="wall-3", empty=empty).write(alerts)
-    return stream.getvalue().decode()
+BEGAN_US = 1_700_000_100_000_000
+"""When the tests' tables get their first line; each further one comes a second later."""
 
 
-def test_the_btest_of_the_input_framework_reads_what_netseq_writes() -> None:
+def opened(stream: io.FileIO, path: Path, began_us: int = BEGAN_US) -> InputTable:
+    clock = iter(range(began_us, began_us + 1000 * 1_000_000, 1_000_000))
+    return InputTable(stream, sensor="wall-3", clock_us=lambda: next(clock), path=path, open_anew=open_appending)
+
+
+def put(path: Path, *alerts: Alert, began_us: int = BEGAN_US) -> None:
+    """Write alerts as a sensor does that is started for them."""
+    with open_appending(path) as stream:
+        opened(stream, path, began_us).write(alerts)
+
+
+def lines_of(path: Path) -> list[dict[str, str]]:
+    """The lines of a table, which has a header and so can be read, by their columns."""
+    head, *lines = path.read_text(encoding="utf-8").splitlines()
+    assert head == HEADER.decode().rstrip("\n")
+    return [dict(zip(FIELDS, line.split("\t"), strict=True)) for line in lines]
+
+
+def test_the_btest_of_the_input_framework_reads_what_netseq_writes(tmp_path: Path) -> None:
     files = embedded(PACKAGE / "testing/tests/input.zeek")
-    assert files["alerts.tsv"] == table(SWEEP, PING, DEGRADED)
+    put(tmp_path / "alerts.tsv", SWEEP, PING, DEGRADED)
+    assert files["alerts.tsv"] == (tmp_path / "alerts.tsv").read_text(encoding="utf-8")
     told = [line.split("\t") for line in files["expected"].splitlines()]
     for cells, alert in zip(told, (SWEEP, PING, DEGRADED), strict=True):
         assert cells[0] == f"{alert.ts_us / 1e6:.6f}"
@@ -203,15 +223,74 @@ def test_the_btest_of_the_input_framework_reads_what_netseq_writes() -> None:
         assert cells[-1] == notice.summary(alert)
 
 
+def test_the_btest_of_a_new_table_has_one_that_is_no_shorter_and_was_written_later(tmp_path: Path) -> None:
+    files = embedded(PACKAGE / "testing/tests/input-anew.zeek")
+    put(tmp_path / "alerts.tsv", SWEEP)
+    put(tmp_path / "next.tsv", PING, DEGRADED, began_us=BEGAN_US + 60_000_000)
+    for name in ("alerts.tsv", "next.tsv"):
+        assert files[name] == (tmp_path / name).read_text(encoding="utf-8")
+    assert len(files["next.tsv"]) >= len(files["alerts.tsv"])
+    told = [line.split("\t")[0] for line in files["expected"].splitlines()]
+    assert told == [notice.note(alert) for alert in (SWEEP, PING, DEGRADED)]
+
+
 def test_the_table_has_one_header_however_often_it_is_opened(tmp_path: Path) -> None:
-    path = tmp_path / "alerts.tsv"
-    for alert in (SWEEP, PING):
-        with open_appending(path) as stream:
-            InputTable(stream, sensor="wall-3", empty=stream.tell() == 0).write([alert])
+    path, whole = tmp_path / "alerts.tsv", tmp_path / "whole.tsv"
+    put(path, SWEEP)
+    put(path, PING, began_us=BEGAN_US + 1_000_000)
     path.write_bytes(path.read_bytes() + b"1700000002.000000\thalf a li")  # the sensor crashed in the middle of a write
+    put(path, DEGRADED, began_us=BEGAN_US + 2_000_000)
+    put(whole, SWEEP, PING, DEGRADED)
+    assert path.read_text() == whole.read_text()
+
+
+def test_a_table_that_was_emptied_gets_its_header_again(tmp_path: Path) -> None:
+    path = tmp_path / "alerts.tsv"
     with open_appending(path) as stream:
-        InputTable(stream, sensor="wall-3", empty=stream.tell() == 0).write([DEGRADED])
-    assert path.read_text() == table(SWEEP, PING, DEGRADED)
+        sink = opened(stream, path)
+        sink.write([SWEEP, PING])
+        os.truncate(path, 0)
+        sink.write([DEGRADED, SWEEP])
+    assert [line["signature"] for line in lines_of(path)] == ["NetSeq::Sensor_Degraded", "NetSeq::Sweep"]
+
+
+@pytest.mark.parametrize("way", ["renamed", "removed", "replaced", "its folder removed"])
+def test_a_table_that_is_another_file_or_gone_is_begun_anew(tmp_path: Path, way: str) -> None:
+    path, old = tmp_path / "into" / "alerts.tsv", tmp_path / "old.tsv"
+    with open_appending(path) as stream:
+        sink = opened(stream, path)
+        sink.write([SWEEP])
+        if way == "renamed":
+            path.rename(old)
+        elif way == "its folder removed":
+            shutil.rmtree(path.parent)
+        else:
+            path.unlink()
+        if way == "replaced":
+            path.touch()
+        sink.write([PING, DEGRADED])
+        assert not os.get_inheritable(stream.fileno())
+    assert [line["transport"] for line in lines_of(path)] == ["icmp6", ""]
+    if way == "renamed":
+        assert [line["signature"] for line in lines_of(old)] == ["NetSeq::Sweep"]
+
+
+def test_what_is_no_table_of_this_form_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "alerts.jsonl"
+    path.write_text('{"signature":"NetSeq::Sweep"}\n')
+    with pytest.raises(SinkFailed, match=r"does not begin as tables for Zeek do; rename it"):
+        put(path, SWEEP)
+    assert path.read_text() == '{"signature":"NetSeq::Sweep"}\n'
+
+
+def test_each_line_tells_where_it_ends_and_was_written_after_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "alerts.tsv"
+    put(path, SWEEP, PING)
+    put(path, DEGRADED, SWEEP, began_us=BEGAN_US - 3_600_000_000)  # the clock was set back
+    ends = [at + 1 for at, byte in enumerate(path.read_bytes()) if byte == ord("\n")][1:]
+    assert [int(line["end"]) for line in lines_of(path)] == ends
+    written_us = [round(float(line["written"]) * 1e6) for line in lines_of(path)]
+    assert written_us == [BEGAN_US, BEGAN_US + 1_000_000, BEGAN_US + 1_000_001, BEGAN_US + 1_000_002]
 
 
 TEXTS = st.text(st.one_of(st.characters(), st.sampled_from("\t\n\r\\x-#\udcff\x00\x7f")), max_size=12) | st.just("-")
@@ -220,9 +299,10 @@ TEXTS = st.text(st.one_of(st.characters(), st.sampled_from("\t\n\r\\x-#\udcff\x0
 @given(uid=TEXTS, msg=TEXTS, model=TEXTS)
 def test_zeeks_reader_gives_back_whatever_stands_in_the_table(uid: str, msg: str, model: str) -> None:
     alert = msgspec.structs.replace(ALERT, uid=uid, msg=msg, model=model)
-    stream = io.BytesIO()
-    InputTable(stream, sensor="wall-3", empty=True).write([alert, ALERT])
-    head, line, last = stream.getvalue().removesuffix(b"\n").split(b"\n")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "alerts.tsv"
+        put(path, alert, ALERT)
+        head, line, last = path.read_bytes().removesuffix(b"\n").split(b"\n")
     cells = dict(zip(head.split(b"\t")[1:], line.split(b"\t"), strict=True))
     assert all(cells[name] != b"-" for name in (b"uid", b"msg", b"sub"))
     assert last.startswith(b"1300475167.096535\tCAfebc1kCPpOeYIO3d\t")

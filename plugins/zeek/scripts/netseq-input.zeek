@@ -13,11 +13,14 @@ export {
 	## The table, by netseq's setting ``zeek.input_file``.
 	const input_file = "/var/lib/netseq/zeek-alerts.tsv" &redef;
 
-	## Alerts older than this when Zeek starts were told of before, and are left out; 0 sec raises them all anew.
+	## What was written to the table longer ago than this when Zeek starts is taken for told, and left out; reporter.log
+	## says how many alerts that were. More than Zeek was away leaves out none that it has not told of, and raises some
+	## anew; 0 sec raises all that the table holds.
 	const input_since: interval = 10min &redef;
 
-	## How often Zeek looks whether the table was begun anew: after a rotation it is smaller than before.
-	const input_look: interval = 10sec &redef;
+	## How often Zeek looks whether the table was begun anew. It follows the new one after two looks, so that the rest of
+	## the old one has been read.
+	const input_look: interval = 5sec &redef;
 
 	## A line of the table.
 	type Line: record {
@@ -34,6 +37,8 @@ export {
 		msg: string;
 		sub: string;
 		score: double;
+		written: time;
+		end: count;
 	};
 
 	## Raised for each line of the table.
@@ -48,8 +53,20 @@ export {
 }
 
 global begun = 0;
+global left_out = 0;
+
+# When the last line was written that was told, or left out. Each is written later than the one before, in all tables.
+global told = double_to_time(0.0);
+
+# Where the last line that came ends in its file.
+global read_to = 0.0;
+
+# What was seen a look ago: how long the table was and how far it was read, whether it was shorter than that, and for which
+# length it was followed anew.
 global size_before = 0.0;
-global told_before = double_to_time(0.0);
+global read_before = 0.0;
+global shorter = F;
+global size_tried = -1.0;
 
 function transport_of(word: string): transport_proto
 	{
@@ -69,25 +86,43 @@ function transport_of(word: string): transport_proto
 function follow()
 	{
 	begun += 1;
+	read_to = 0.0;
 	Input::add_event(Input::EventDescription($source=input_file, $name=fmt(
 	    "netseq-alerts-%d", begun), $reader=Input::READER_ASCII,
 	    $mode=Input::STREAM, $fields=Line, $ev=NetSeq::line,
 	    $want_record=T));
 	}
 
-# Zeek's reader keeps the file that it opened, so after a rotation it would wait for ever.
+# Zeek's reader keeps the file that it opened, so after a rotation it would wait for ever. It reads each second: when nothing
+# comes of what the table held a look ago, that is in another file. A table whose rest cannot be read is tried once.
 event look()
 	{
 	local size = file_size(input_file);
 
-	if ( size >= 0.0 && size < size_before )
+	if ( size >= 0.0 )
 		{
-		Input::remove(fmt("netseq-alerts-%d", begun));
-		follow();
+		local stuck = size_before > read_to
+		    && read_to == read_before
+		    && size_before != size_tried;
+
+		if ( shorter || stuck )
+			{
+			size_tried = size_before;
+			Input::remove(fmt("netseq-alerts-%d", begun));
+			follow();
+			}
+
+		shorter = size < read_to;
+		size_before = size;
+		read_before = read_to;
 		}
 
-	if ( size >= 0.0 )
-		size_before = size;
+	if ( left_out > 0 )
+		{
+		Reporter::info(fmt("netseq: %d alerts in %s were written more than %s before Zeek started and are left out (NetSeq::input_since)",
+		    left_out, input_file, input_since));
+		left_out = 0;
+		}
 
 	schedule input_look { look() };
 	}
@@ -98,7 +133,7 @@ event zeek_init()
 		return;
 
 	if ( input_since > 0sec )
-		told_before = current_time() - input_since;
+		told = current_time() - input_since;
 
 	follow();
 	schedule input_look { look() };
@@ -107,8 +142,18 @@ event zeek_init()
 event NetSeq::line(description: Input::EventDescription, tpe: Input::Event,
     l: NetSeq::Line)
 	{
-	if ( l$ts < told_before )
+	read_to = count_to_double(l$end);
+
+	if ( l$written <= told )
+		{
+		# Afterwards, these are lines that came by the stream before.
+		if ( begun == 1 )
+			left_out += 1;
+
 		return;
+		}
+
+	told = l$written;
 
 	local a = Alert($ts=l$ts, $signature=l$signature, $sensor=l$sensor, $msg=l$msg,
 	    $sub=l$sub, $score=l$score, $measure=l$measure);

@@ -28,10 +28,10 @@ event Notice::log_notice(rec: Notice::Info)
 	}
 
 # @TEST-START-FILE alerts.tsv
-#fields	ts	uid	orig_h	orig_p	resp_h	resp_p	transport	signature	measure	sensor	msg	sub	score
-1700000000.000000	CAfebc1kCPpOeYIO3d	192.0.2.5	49152	198.51.100.7	445	tcp	NetSeq::Sweep	ports	wall-3	a tab \x09 and a backslash \x5c	NetSeq::Sweep, severity medium, p-value 0.00049, ports 131, 131 flows, netseq-rules 1	131.000000000
-1700000001.500000	-	2001:db8::1	128	2001:db8::2	129	icmp6	NetSeq::Sequence_Anomaly	nats	wall-3	\x2d	severity low, p-value 0.00015, 17.4 nats, words 1	17.400000000
-1700000060.000000	-	-	0	-	0		NetSeq::Sensor_Degraded	share lost	wall-3		severity medium, p-value 1, share lost 0.05, words 1	0.050000000
+#fields	ts	uid	orig_h	orig_p	resp_h	resp_p	transport	signature	measure	sensor	msg	sub	score	written	end
+1700000000.000000	CAfebc1kCPpOeYIO3d	192.0.2.5	49152	198.51.100.7	445	tcp	NetSeq::Sweep	ports	wall-3	a tab \x09 and a backslash \x5c	NetSeq::Sweep, severity medium, p-value 0.00049, ports 131, 131 flows, netseq-rules 1	131.000000000	1700000100.000000	000000000000371
+1700000001.500000	-	2001:db8::1	128	2001:db8::2	129	icmp6	NetSeq::Sequence_Anomaly	nats	wall-3	\x2d	severity low, p-value 0.00015, 17.4 nats, words 1	17.400000000	1700000101.000000	000000000000568
+1700000060.000000	-	-	0	-	0		NetSeq::Sensor_Degraded	share lost	wall-3		severity medium, p-value 1, share lost 0.05, words 1	0.050000000	1700000102.000000	000000000000739
 # @TEST-END-FILE
 
 # @TEST-START-FILE expected
