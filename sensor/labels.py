@@ -1,10 +1,9 @@
 """Label files: which flows are which attack, told by time, hosts, ports and protocol in a CSV of one format (docs/labels.md).
 
 Captures carry no labels, and of a published data set one often knows only "this host attacked that one from 9:20 to 10:20".
-Every line is a box: from the first to the last value in each of six dimensions. Flows are sorted in each dimension that
-some line bounds; a line then looks only at the flows of its narrowest one. So ten thousand lines against a million flows cost
-what they match, and not the product. A file with a bad line is refused, with all its bad lines at once: a label that is
-silently missing would teach a model that an attack is benign.
+Every line is a box: from the first to the last value in each of six dimensions (`labels_boxes` tells what lies in them). A
+file with a bad line is refused, with all its bad lines at once: a label that is silently missing would teach a model that an
+attack is benign.
 
 `Labels.read` and `of` are called by the commands that train and measure; which class a label means is theirs to say.
 """
@@ -19,13 +18,15 @@ import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sensor.addresses import WITH_PORTS
+from sensor.labels_boxes import ANY_ADDRESS, ANY_PORT, ANY_PROTOCOL, ASKED, EVER_US, NEVER_US, Boxes, Range
 from sensor.schema import ESP, GRE, ICMP, ICMPV6, IGMP, SCTP, TCP, UDP, V4_MAPPED
 from sensor.spellings import BENIGN, UNSURE
 
@@ -41,7 +42,6 @@ YES, NO = ("", "yes", "true", "1"), ("no", "false", "0")
 TOLD_LINES = 20
 """Bad lines, or lines of a report, that a person is shown; the rest is counted."""
 
-NEVER_US, EVER_US = -(1 << 63), (1 << 63) - 1
 LATEST_S = 9_000_000_000
 """The year 2255; greater numbers are milliseconds, and not seconds."""
 
@@ -50,11 +50,6 @@ _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 _BARE_DAY = re.compile(r"(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])")
 """20170707 is a day in ISO 8601 and a number of seconds as well: nobody can tell which was meant."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-Range = tuple[int, int]
-ANY_ADDRESS: Range = (0, (1 << 128) - 1)
-ANY_PORT: Range = (0, 65_535)
-ANY_PROTOCOL: Range = (0, 255)
 
 
 class LabelsError(Exception):
@@ -81,6 +76,12 @@ class Line(NamedTuple):
     both: bool
     """Whether flows headed the other way belong to it."""
 
+    @property
+    def asks(self) -> int:
+        """LACKS_* bits of what a flow must be known by to match."""
+        free = (NEVER_US, EVER_US), ANY_ADDRESS, ANY_ADDRESS, ANY_PORT, ANY_PORT, ANY_PROTOCOL
+        return sum(bit for bit, one, any_ in zip(ASKED, self[2:8], free, strict=True) if one != any_)
+
 
 class Labels:
     """The lines of a label file, and how many flows each has matched so far."""
@@ -99,7 +100,11 @@ class Labels:
         """Lines that would have matched some flow, had an earlier line not matched it."""
         self.unmatched = 0
         """Flows that no line matched."""
-        self._boxes = _Boxes(self.lines)
+        self.lacking = dict.fromkeys(ASKED, 0)
+        """Flows of which something is not known that some line asks for, by LACKS_* bit."""
+        asked = reduce(or_, (line.asks for line in self.lines), 0)
+        self._asks = [bit for bit in ASKED if asked & bit]
+        self._boxes = Boxes(self.lines)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Labels:
@@ -130,10 +135,16 @@ class Labels:
             raise NoLines(f"{name}: there is no line after the header, so that nothing would get a label")
         return cls(lines, name)
 
-    def of(self, flows: NDArray[np.void]) -> NDArray[np.int64]:
-        """(n,) place in `lines` of the first line that matches each of (n,) FLOW rows, -1 where none does; counts them."""
+    def of(self, flows: NDArray[np.void], lacks: NDArray[np.uint8] | None = None) -> NDArray[np.int64]:
+        """(n,) place in `lines` of the first line that matches each of (n,) FLOW rows, -1 where none does; counts them.
+
+        `lacks` as in FlowBatch: what a flow's source does not tell matches no line that asks for it.
+        """
         found = np.full(len(flows), -1, np.int64)
-        for line, hits in self._boxes.hits(flows):
+        if lacks is not None:
+            for bit in self._asks:
+                self.lacking[bit] += int(np.count_nonzero(lacks & bit))
+        for line, hits in self._boxes.hits(flows, lacks):
             before = found[hits]
             self.forestalled[line] |= bool(((before >= 0) & (before != line)).any())
             found[hits[before < 0]] = line
@@ -144,6 +155,8 @@ class Labels:
     def report(self) -> str:
         """How many flows each line has matched, and which lines matched nothing; some lines of text."""
         told = [f"{self.name}: {int(self.matched.sum()):,} flows matched, {self.unmatched:,} by no line"]
+        lacking = ((ASKED[bit], flows) for bit, flows in self.lacking.items() if flows)
+        told += [f"{flows:>14,}  flows of unknown {what}, which match nothing that asks for it" for what, flows in lacking]
         some = [place for place in range(len(self.lines)) if self.matched[place]]
         told += [f"{self.matched[place]:>14,}  {self._named(place)}" for place in some[:TOLD_LINES]]
         if len(some) > TOLD_LINES:
@@ -277,84 +290,3 @@ def _protocols(text: str) -> Range:
         named = ", ".join(PROTOCOLS)
         raise ValueError(f"protocol is {text!r}: give a number from 0 to 255, nothing, or one of {named}")
     return number, number
-
-
-class _Boxes:
-    """The lines as boxes: one for each line, and one more, with the ends exchanged, for a line that goes both ways."""
-
-    def __init__(self, lines: Sequence[Line]) -> None:
-        boxes = []
-        for place, line in enumerate(lines):
-            ends = (line.src, line.dst, line.src_port, line.dst_port)
-            turned = (line.dst, line.src, line.dst_port, line.src_port)
-            boxes.append((place, line.begins_us, *ends, line.protocol))
-            if line.both and turned != ends:
-                boxes.append((place, line.begins_us, *turned, line.protocol))
-        self._lines, self._begins, *hosts, self._src_port, self._dst_port, self._protocol = zip(*boxes, strict=True)
-        self._hosts = [[_keys([box[end] for box in boxes]) for end in (0, 1)] for boxes in hosts]
-        self._any_host = [np.array([box == ANY_ADDRESS for box in boxes]) for boxes in hosts]
-
-    def hits(self, flows: NDArray[np.void]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """Places of lines, in order, each with the flows that it matches; a line that goes both ways may come twice."""
-        axes = list(self._axes(flows))
-        widths = np.full(len(self._lines), len(flows), np.int64)
-        narrowest = np.full(len(self._lines), -1, np.int64)
-        for number, axis in enumerate(axes):
-            narrower = axis.bounded & (axis.until - axis.since < widths)
-            widths[narrower] = (axis.until - axis.since)[narrower]
-            narrowest[narrower] = number
-        everything = np.arange(len(flows), dtype=np.int64)
-        for box in np.flatnonzero(widths > 0).tolist():
-            first = int(narrowest[box])
-            rows = everything if first < 0 else axes[first].order[axes[first].since[box] : axes[first].until[box]]
-            for number, axis in enumerate(axes):
-                if number != first and axis.bounded[box]:
-                    values = axis.values[rows]
-                    rows = rows[(values >= axis.low[box]) & (values <= axis.high[box])]
-            if len(rows):
-                yield self._lines[box], rows
-
-    def _axes(self, flows: NDArray[np.void]) -> Iterator[_Axis]:
-        """The dimensions that some line bounds."""
-        yield from _axis(flows["first_us"], self._begins, (NEVER_US, EVER_US))
-        for name, keys, free in zip(("src", "dst"), self._hosts, self._any_host, strict=True):
-            if not free.all():
-                hosts, ranks = np.unique(_joined(flows[f"{name}_hi"], flows[f"{name}_lo"]), return_inverse=True)
-                low, high = np.searchsorted(hosts, keys[0]), np.searchsorted(hosts, keys[1], side="right") - 1
-                yield _Axis(ranks.astype(np.int64), low, high, ~free)
-        portless = ~np.isin(flows["protocol"], list(WITH_PORTS)) & (flows["src_port"] == 0) & (flows["dst_port"] == 0)
-        for name, ranges in (("src_port", self._src_port), ("dst_port", self._dst_port)):
-            yield from _axis(np.where(portless, -1, flows[name].astype(np.int64)), ranges, ANY_PORT)
-        yield from _axis(flows["protocol"], self._protocol, ANY_PROTOCOL)
-
-
-class _Axis:
-    """One dimension: the flows' values in it, their order, and of each box the least and the greatest value."""
-
-    def __init__(
-        self, values: NDArray[np.int64], low: NDArray[np.int64], high: NDArray[np.int64], bounded: NDArray[np.bool_]
-    ) -> None:
-        self.values, self.low, self.high, self.bounded = values, low, high, bounded
-        self.order = np.argsort(values, kind="stable")
-        ordered = values[self.order]
-        self.since = np.searchsorted(ordered, low)
-        self.until = np.maximum(np.searchsorted(ordered, high, side="right"), self.since)
-
-
-def _axis(values: NDArray[np.generic], ranges: Sequence[Range], free: Range) -> Iterator[_Axis]:
-    """The dimension of a field, unless every range is the free one."""
-    if any(one != free for one in ranges):
-        low, high = np.array(ranges, np.int64).T
-        yield _Axis(np.ascontiguousarray(values, np.int64), low, high, np.array([one != free for one in ranges]))
-
-
-def _joined(hi: NDArray[np.uint64], lo: NDArray[np.uint64]) -> NDArray[np.bytes_]:
-    """Addresses as 16 bytes, first byte first: texts that sort as the numbers do."""
-    joined = np.empty((len(hi), 2), ">u8")
-    joined[:, 0], joined[:, 1] = hi, lo
-    return joined.view("S16")[:, 0]
-
-
-def _keys(addresses: Sequence[int]) -> NDArray[np.bytes_]:
-    """The same for 128-bit numbers."""
-    return np.frombuffer(b"".join(address.to_bytes(16) for address in addresses), "S16")

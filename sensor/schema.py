@@ -194,6 +194,10 @@ class FrameBlock(NamedTuple):
     """(n,) FRAME rows; every [offset, offset + captured_bytes) lies inside `data` (the source guarantees it)."""
 
 
+LACKS_TIME, LACKS_SRC, LACKS_DST, LACKS_SRC_PORT, LACKS_DST_PORT, LACKS_PROTOCOL = (1 << bit for bit in range(6))
+"""What a table of flows does not tell of a row; the FLOW row then has 0 there, or NO_PROTOCOL."""
+
+
 class FlowBatch(NamedTuple):
     """Ended flows in the order in which they ended."""
 
@@ -207,6 +211,8 @@ class FlowBatch(NamedTuple):
     """The data set's finer label of each row; a row that is "" for want of a label has the reason here ("Background")."""
     statistics: NDArray[np.float64] | None = None
     """(n, len(spellings.STATISTICS)) as the source itself tells them, NaN where it does not; None: they follow from `flows`."""
+    lacks: NDArray[np.uint8] | None = None
+    """(n,) LACKS_* bits of each row; None: the source tells all that they name."""
 
 
 class Reason(msgspec.Struct, frozen=True):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import DATA, said
+from test_flowcsv_statistics import written
 from test_train_command import write_log
 
 from models.checkpoint import load
@@ -140,6 +142,38 @@ def test_a_bad_line_in_a_folders_labels_is_told(laboratory: Path, capfd: pytest.
     (laboratory / "labels.csv").write_text("dst_port,label\n65536,Bot\n")
     assert evaluate(["words", str(laboratory), "--quiet"]) == 2
     assert f"{laboratory / 'labels.csv'}:2: dst_port is '65536'" in said(capfd)[1]
+
+
+@pytest.mark.parametrize(
+    ("lacking", "lines", "labelled"),
+    [
+        (("Src Port",), "dst_port,label\n0-1023,Bot\n", 1),
+        (("Src Port",), "src_port,both,label\n0-1023,no,Bot\n", 0),
+        (("Timestamp",), "to,label\n2030-07-08,Bot\n", 0),
+        (("Src IP", "Dst IP"), "src,label\n::/96,Bot\n", 0),
+        (("Protocol",), "protocol,label\n255,Bot\n", 0),
+        ((), "to,dst_port,src,protocol,label\n2030-07-08,0-1023,10.0.0.0/8,tcp,Bot\n", 1),
+    ],
+)
+def test_columns_that_a_table_lacks_match_no_line_that_asks_for_them(
+    tmp_path: Path, lacking: Sequence[str], lines: str, labelled: int
+) -> None:
+    table = written(tmp_path, "netseq", {}, {"Dst Port": 8080}, lacking=lacking)
+    named = Labels.parse(lines.encode(), "labels.csv")
+    got = read_flows([str(table)], Classes(), ("Dst Port", "Flow Duration"), labels=named)
+    assert (got.counts["Bot"], got.counts["Normal"]) == (labelled, 2 - labelled)
+    assert any("of unknown" in note for note in got.notes()) == bool(lacking and "dst_port" not in lines)
+
+
+def test_ports_without_a_number_and_tables_of_a_folder_that_lack_them_are_told_row_by_row(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    written(tmp_path / "data", "netseq", {"Src Port": ""}, {"Src Port": 5}, name="a.csv")
+    written(tmp_path / "data", "netseq", {}, lacking=["Src Port"], name="b.csv")
+    written(tmp_path / "data", "netseq", {"Src Port": 6}, name="c.csv")
+    named = Labels.parse(b"src_port,both,label\n0-1023,no,Bot\n", "labels.csv")
+    got = read_flows([str(tmp_path / "data")], Classes(), ("Dst Port", "Flow Duration"), labels=named)
+    assert (got.counts["Bot"], got.counts["Normal"]) == (2, 2)
+    assert "             2  flows of unknown src_port, which match nothing that asks for it" in got.notes()
 
 
 def test_a_table_of_flows_called_labels_is_none_and_a_file_brings_nothing(laboratory: Path) -> None:

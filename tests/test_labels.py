@@ -12,7 +12,18 @@ from numpy.typing import NDArray
 
 from sensor.addresses import halves, packed
 from sensor.labels import TOLD_LINES, Labels, LabelsError
-from sensor.schema import FLOW, ICMP, TCP, UDP
+from sensor.schema import (
+    FLOW,
+    ICMP,
+    LACKS_DST,
+    LACKS_DST_PORT,
+    LACKS_PROTOCOL,
+    LACKS_SRC,
+    LACKS_SRC_PORT,
+    LACKS_TIME,
+    TCP,
+    UDP,
+)
 
 DAY_S = 1_499_385_600
 """2017-07-07T00:00:00Z."""
@@ -93,6 +104,44 @@ def test_ports_are_ranges_and_flows_without_ports_have_none() -> None:
     ping = flow(ATTACKER, VICTIM, src_port=0, dst_port=0, protocol=ICMP)
     assert matches(",,,,,0-1023,,x", *flows, ping) == [True, True, True, False, False]
     assert matches(",,,,,1024,,x", *flows, ping) == [False, False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("bit", "line"),
+    [
+        (LACKS_TIME, ",2017-07-08,,,,,,x,"),
+        (LACKS_TIME, "1969-01-01,,,,,,,x,"),
+        (LACKS_SRC, ",,::/96,,,,,x,no"),
+        (LACKS_DST, ",,,::,,,,x,no"),
+        (LACKS_SRC | LACKS_DST, ",,::/96,,,,,x,"),
+        (LACKS_SRC_PORT, ",,,,0-1023,,,x,no"),
+        (LACKS_DST_PORT, ",,,,,0-1023,,x,no"),
+        (LACKS_SRC_PORT | LACKS_DST_PORT, ",,,,,0-1023,,x,"),
+        (LACKS_PROTOCOL, ",,,,,,0,x,"),
+    ],
+)
+def test_what_a_source_does_not_tell_matches_no_line_that_asks_for_it(bit: int, line: str) -> None:
+    read = labels(line, ",,,,,,,rest,", header="from,to,src,dst,src_port,dst_port,protocol,label,both")
+    protocol = 0 if bit == LACKS_PROTOCOL else TCP
+    flows = np.concatenate([flow("::", "::", begins_s=0, src_port=0, dst_port=0, protocol=protocol)] * 2)
+    assert read.of(flows, np.array([bit, 0], np.uint8)).tolist() == [1, 0]
+    assert read.of(flows).tolist() == [0, 0]
+    assert read.report().splitlines()[1].startswith("             1  flows of unknown ")
+
+
+def test_a_line_that_goes_both_ways_asks_the_other_end_of_a_flow_turned_round() -> None:
+    known_port, unknown_port = (
+        flow(ATTACKER, VICTIM, src_port=0, dst_port=22),
+        flow(ATTACKER, VICTIM, src_port=0, dst_port=6000),
+    )
+    lacks = np.full(2, LACKS_SRC_PORT, np.uint8)
+    assert labels(",,,,,0-1023,,x").of(np.concatenate([known_port, unknown_port]), lacks).tolist() == [0, -1]
+
+
+def test_lines_that_ask_for_nothing_unknown_match_as_ever_and_tell_of_nothing() -> None:
+    read = labels(",,,,,80,,x")
+    assert read.of(flow(ATTACKER, VICTIM), np.array([LACKS_TIME | LACKS_SRC], np.uint8)).tolist() == [0]
+    assert "unknown" not in read.report()
 
 
 @pytest.mark.parametrize("name", ["udp", "UDP", "17"])

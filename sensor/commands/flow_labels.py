@@ -51,7 +51,7 @@ class Judge:
         else:
             numbers = np.zeros(len(batch.flows), np.int32)
         for labels, of_line in self._files:
-            lines = labels.of(batch.flows)
+            lines = labels.of(batch.flows, batch.lacks)
             numbers = np.where(lines >= 0, of_line[lines], numbers).astype(np.int32)
         counted = np.bincount(numbers, minlength=len(self._numbers))
         counted[: len(self._rows)] += self._rows

@@ -67,11 +67,14 @@ class Finished(NamedTuple):
     """(n, len(spellings.STATISTICS)) as a table tells them."""
     timed: bool = True
     """Whether the file tells times; if not, its order is all there is."""
+    lacks: NDArray[np.uint8] | None = None
+    """(n,) LACKS_* bits; None where nothing is lacking."""
 
     def take(self, rows: slice | NDArray[np.int64]) -> Finished:
         """Some of the connections."""
         uids = None if self.uids is None else self.uids[rows]
-        return Finished(self.conns[rows], uids, None if self.statistics is None else self.statistics[rows], self.timed)
+        statistics = None if self.statistics is None else self.statistics[rows]
+        return Finished(self.conns[rows], uids, statistics, self.timed, None if self.lacks is None else self.lacks[rows])
 
 
 class Labels:
@@ -139,7 +142,11 @@ def _joined(first: Finished, second: Finished) -> Finished:
         uids = np.concatenate(empty)
     if first.statistics is not None and second.statistics is not None:
         statistics = np.concatenate([first.statistics, second.statistics])
-    return Finished(np.concatenate([first.conns, second.conns]), uids, statistics)
+    lacks = None
+    if first.lacks is not None or second.lacks is not None:
+        both = (first, second)
+        lacks = np.concatenate([np.zeros(len(one.conns), np.uint8) if one.lacks is None else one.lacks for one in both])
+    return Finished(np.concatenate([first.conns, second.conns]), uids, statistics, lacks=lacks)
 
 
 def batches(finished: Finished, labels: Labels, block_flows: int) -> Iterator[FlowBatch]:
@@ -155,7 +162,8 @@ def batches(finished: Finished, labels: Labels, block_flows: int) -> Iterator[Fl
             known = [*labels.known, ("", UNLABELLED)]  # place -1 is the last one: a file without labels among others
             texts, details = [known[place][0] for place in places], [known[place][1] for place in places]
         told = None if finished.statistics is None else finished.statistics[start : start + block_flows].copy()
-        yield FlowBatch(flows_of(conns), uids, texts, details, told)
+        lacks = None if finished.lacks is None else finished.lacks[start : start + block_flows].copy()
+        yield FlowBatch(flows_of(conns), uids, texts, details, told, lacks)
 
 
 def flows_of(conns: NDArray[np.void]) -> NDArray[np.void]:

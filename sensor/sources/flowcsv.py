@@ -17,7 +17,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sensor.schema import CONN_STATES, NO_PROTOCOL, V4_MAPPED
+from sensor.schema import (
+    CONN_STATES,
+    LACKS_DST,
+    LACKS_DST_PORT,
+    LACKS_PROTOCOL,
+    LACKS_SRC,
+    LACKS_SRC_PORT,
+    LACKS_TIME,
+    NO_PROTOCOL,
+    V4_MAPPED,
+)
 from sensor.sources.cicflowmeter import FLAGS, SEEN, SHUFFLED, join_tails, states, turn_answers
 from sensor.sources.clock import DAY_US, Clock, afternoons, is_bare, of_working_days
 from sensor.sources.columns import AddressBook, Columns
@@ -38,6 +48,14 @@ TOTALS = {
     "received_ip_bytes": "Bwd IP Bytes",
 }
 COUNTED = {name: f"{name.upper()} Flag Count" for name in SHUFFLED}
+LACKING = {
+    "Timestamp": LACKS_TIME,
+    "Src IP": LACKS_SRC,
+    "Dst IP": LACKS_DST,
+    "Src Port": LACKS_SRC_PORT,
+    "Dst Port": LACKS_DST_PORT,
+    "Protocol": LACKS_PROTOCOL,
+}
 BY_SIDE = ("Fwd RST Flags", "Fwd PSH Flags", "Fwd URG Flags")
 FOR_WORDS = (
     *("Src Port", "Dst Port", "Protocol", "Flow Duration", "Bwd Header Length", "ICMP Type", "ICMP Code", "Continued"),
@@ -82,8 +100,8 @@ class FlowCsvSource(FinishedSource):
     """Finished flows from tables of flows, in the order in which they ended; used like `zeek.ConnLogSource`.
 
     With `statistics` no row is joined, turned or left out, FlowBatch.statistics is (n, len(spellings.STATISTICS)), NaN where
-    the table does not tell, and hosts and times may be lacking: hosts are then "::", flows begin at 0, and rows keep the
-    file's order.
+    the table does not tell, and hosts, ports and times may be lacking: hosts are then "::", flows begin at 0, rows keep the
+    file's order, and FlowBatch.lacks says so.
     """
 
     def __init__(self, paths: Paths, *, block_flows: int = 8192, statistics: bool = False) -> None:
@@ -151,19 +169,20 @@ class FlowCsvSource(FinishedSource):
         """One file whole, in order."""
         lines, before, header = LineFile(path, self._damages), self.bytes_done, self._header(path, head_of(path))
         clock, bare = Clock(numbers=self._statistics), False
-        parts: list[tuple[NDArray[np.void], NDArray[np.float64]]] = []
+        parts: list[tuple[NDArray[np.void], NDArray[np.float64], NDArray[np.uint8]]] = []
         for block in Table(lines, header, self._damages, lenient=not self._statistics).blocks():
             bare = bare or is_bare(block.columns.cells.get("Timestamp", [""])[0])
             parts.append(self._rows(block, header, clock, str(path)))
             self.bytes_done = before + lines.bytes_read
         if not parts:
-            parts.append((np.empty(0, CONN), np.empty((0, len(self._names)))))
-        conns, numbers = (np.concatenate(pieces) for pieces in zip(*parts, strict=True))
+            parts.append((np.empty(0, CONN), np.empty((0, len(self._names))), np.empty(0, np.uint8)))
+        conns, numbers, lacks = (np.concatenate(pieces) for pieces in zip(*parts, strict=True))
         parts.clear()
         edition = confirmed(edition_of(header.texts), lambda name: self._column(numbers, name))
         self.editions[path] = edition
-        finished = self._statistics_of if self._statistics else self._flows_of
-        return finished(conns, numbers, header, edition, bare)
+        if self._statistics:
+            return self._statistics_of(conns, numbers, lacks, header, edition, bare)
+        return self._flows_of(conns, numbers, header, edition, bare)
 
     def _flows_of(
         self, conns: NDArray[np.void], numbers: NDArray[np.float64], header: Header, edition: Edition, bare: bool
@@ -183,7 +202,13 @@ class FlowCsvSource(FinishedSource):
         return in_order(Finished(conns))
 
     def _statistics_of(
-        self, conns: NDArray[np.void], numbers: NDArray[np.float64], header: Header, edition: Edition, bare: bool
+        self,
+        conns: NDArray[np.void],
+        numbers: NDArray[np.float64],
+        lacks: NDArray[np.uint8],
+        header: Header,
+        edition: Edition,
+        bare: bool,
     ) -> Finished:
         """The rows of a file as they are, with the statistics put right."""
         seen = self._seen(numbers, edition)
@@ -192,7 +217,8 @@ class FlowCsvSource(FinishedSource):
         if "Connection State" not in header.places:
             conns["conn_state"] = states(conns, seen, edition.first_only)
         self.flows += len(conns)
-        return in_order(Finished(conns, statistics=numbers, timed="Timestamp" in header.places))
+        told = lacks if lacks.any() else None
+        return in_order(Finished(conns, statistics=numbers, timed="Timestamp" in header.places, lacks=told))
 
     def _column(self, numbers: NDArray[np.float64], name: str) -> NDArray[np.float64]:
         """(rows,) numbers of one column, NaN where it was not asked for."""
@@ -210,8 +236,10 @@ class FlowCsvSource(FinishedSource):
         seen["received_header"] = _told(self._column(numbers, "Bwd Header Length"), 0)
         return seen
 
-    def _rows(self, block: Rows, header: Header, clock: Clock, path: str) -> tuple[NDArray[np.void], NDArray[np.float64]]:
-        """CONN rows of a block and their numbers, in the file's order, without the rows that cannot be read.
+    def _rows(
+        self, block: Rows, header: Header, clock: Clock, path: str
+    ) -> tuple[NDArray[np.void], NDArray[np.float64], NDArray[np.uint8]]:
+        """CONN rows of a block, their numbers and what they lack, in the file's order, without the rows that cannot be read.
 
         `last_us` waits for the whole file (`_set_times`), and so do flags and conn_state.
         """
@@ -243,7 +271,15 @@ class FlowCsvSource(FinishedSource):
             arp = np.isin(conns["src_lo"], ARP_HOSTS) & np.isin(conns["dst_lo"], ARP_HOSTS)
             self.arp_rows += int((good & arp).sum())
             good &= ~arp
-        return conns[good], numbers[good]
+        return conns[good], numbers[good], self._lacks(conns, numbers, header)[good]
+
+    def _lacks(self, conns: NDArray[np.void], numbers: NDArray[np.float64], header: Header) -> NDArray[np.uint8]:
+        """(rows,) LACKS_* bits: by the columns that are not there, and by cells without a number."""
+        lacks = np.full(len(conns), sum(bit for name, bit in LACKING.items() if name not in header.places), np.uint8)
+        for name in ("Src Port", "Dst Port"):
+            lacks[~np.isfinite(self._column(numbers, name))] |= LACKING[name]
+        lacks[conns["protocol"] == NO_PROTOCOL] |= LACKS_PROTOCOL
+        return lacks
 
     def _place_labels(self, columns: Columns, conns: NDArray[np.void]) -> None:
         texts = columns.cells.get("Label")
