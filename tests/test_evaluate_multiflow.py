@@ -122,6 +122,31 @@ def test_data_that_the_model_has_seen_are_told_in_every_output(
     assert main(["multiflow", str(folder), str(log), "--alone", "--html", str(html), *FAST]) == 0
     assert said in " ".join(capsys.readouterr().out.split())
     assert said in html.read_text()
+    again = told(folder, log, "--train", log)["warnings"]
+    assert [said in warning for warning in again] == [True, False]
+    assert f"{log}: has data of --train {log}: the other classifiers have learned these very rows" in again[1]
+
+
+def test_a_copy_of_what_is_tested_on_is_known_again_by_its_content(model: Path, log: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    copy = tmp_path / "folder" / "other.log"
+    copy.write_bytes(log.read_bytes())
+    (tmp_path / "folder" / "LICENCE").write_text("free\n")
+    report = told(model, log, "--train", tmp_path / "folder")
+    assert [warning.split(": their")[0] for warning in report["warnings"]] == [
+        f"{log}: has data of --train {tmp_path / 'folder'}: the other classifiers have learned these very rows"
+    ]
+    assert [name for name, _ in report["facts"][:3]] == ["model", "data", "to learn from"]
+    assert [warning.split(":")[1] for warning in told(model, log, copy)["warnings"]] == [f" has the same data as {log}"]
+
+
+def test_what_is_no_data_may_be_in_both_folders(model: Path, log: Path, tmp_path: Path) -> None:
+    other = write_log(tmp_path / "other.log", attacks=90, seed=5)
+    for name, path in (("a", log), ("b", other)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "conn.log").write_bytes(path.read_bytes())
+        (tmp_path / name / "LICENCE").write_text("free\n")
+    assert told(model, tmp_path / "a", "--train", tmp_path / "b")["warnings"] == []
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,19 @@ def test_facts_tell_hashes_seed_rule_and_machine(told: dict[str, Any]) -> None:
     assert "torch" in facts["machine"]
 
 
+def test_benign_rows_that_the_n_grams_were_counted_on_are_not_tested_on_even_of_a_copy(log: Path, tmp_path: Path) -> None:
+    copy, out = tmp_path / "copy.log", tmp_path / "x.json"
+    copy.write_bytes(log.read_bytes())
+    for train in (log, copy):
+        assert main(["words", str(log), "--train", str(train), "--json", str(out), "--quiet", *FAST]) == 0
+        told = json.loads(out.read_text())
+        assert told["warnings"] == [
+            f"{log}: has data of --train {train}: its 400 benign rows are known, and not tested on",
+            "no benign rows to test on: nothing can be said of false alarms",
+        ]
+        assert tables(told, "Scan against benign only, flows: 60 against 0")
+
+
 def test_several_labels_are_measured_against_benign_and_against_the_rest(log: Path, tmp_path: Path) -> None:
     text = log.read_text().replace("Malicious\tScan", "Flood\t-", 20)
     (tmp_path / "conn.log").write_text(text)

@@ -21,7 +21,7 @@ from models.measures_classes import Classified, classified
 from models.multiflow_baselines import BASELINES, Settings, prepared, thinned
 from models.multiflow_checkpoint import FlowBundle, load
 from models.resident_flows import FlowScorer
-from sensor.commands import flowsets
+from sensor.commands import evaluate_seen, flowsets
 from sensor.commands.classes import Classes, ClassesError
 from sensor.commands.evaluate_flow_examples import examples
 from sensor.commands.misuse import Misuse
@@ -33,6 +33,7 @@ Floats = NDArray[np.float32]
 
 LEAST_SEQUENCES = 30
 """Sequences that resampling needs: rows of tables without hosts are all of one, and are then resampled one by one."""
+SEEN = "this data set: new to it is at most what its own training left out to test on (--test), and by default that is nothing"
 
 
 class Judged(NamedTuple):
@@ -50,9 +51,12 @@ class Work(NamedTuple):
     flows: FlowSet
     split: Split
     data: tuple[flowsets.DataRead, ...]
+    """What is tested on, or cut."""
     notes: list[str]
     rule: str
     """How the rows were cut, in words."""
+    learned: tuple[flowsets.DataRead, ...] = ()
+    """What else the other classifiers learn from; its rows follow those of `data`."""
 
     @property
     def sequences(self) -> bool:
@@ -91,7 +95,7 @@ def measure(arguments: argparse.Namespace) -> tuple[Report, bool]:
     report.tables += list(ranked(judged, work, arguments))
     report.tables += list(examples(bundle, judged.verdict, work.flows, work.split, work.data))
     report.figures += list(_figures(judged, work, told, arguments, names))
-    return report, not any(one.damaged for one in work.data)
+    return report, not any(one.damaged for one in (*work.data, *work.learned))
 
 
 def _work(arguments: argparse.Namespace, bundle: FlowBundle) -> Work:
@@ -126,7 +130,7 @@ def _work(arguments: argparse.Namespace, bundle: FlowBundle) -> Work:
             flows = join([tested.flows, trained.flows])
             split = given(flows, np.arange(len(flows.label)) < len(judged), arguments.seed, validation=0.0)
             notes = [*tested.notes(), *trained.notes()]
-            return Work(flows, split, (*tested.data, *trained.data), notes, "the files of --train are learned from")
+            return Work(flows, split, tested.data, notes, "the files of --train are learned from", trained.data)
         cut = honest if arguments.split == "honest" else stratified
         split = cut(tested.flows, arguments.test, arguments.seed, 0.0)
     except ValueError as error:  # a part without rows
@@ -167,18 +171,23 @@ def against(arguments: argparse.Namespace, flows: FlowSet, split: Split, setting
 
 def warnings(bundle: FlowBundle, work: Work) -> Iterator[str]:
     """What makes the measure worth less than it seems."""
-    seen = {source.sha256 for source in bundle.manifest.data}
-    for one in work.data:
-        if one.sha256 in seen:
-            yield f"{one.path}: the model was trained on this data set: only what its own training left out is new to it"
+    tested, learned = (evaluate_seen.all_hashes([one.path for one in data]) for data in (work.data, work.learned))
+    yield from evaluate_seen.warnings(tested, bundle.manifest.data, SEEN)
+    for path, other in evaluate_seen.shared(tested, learned).items():
+        yield (
+            f"{path}: has data of --train {other}: the other classifiers have learned these very rows:"
+            " their figures are worth nothing"
+        )
+    for one in (*work.data, *work.learned):
         if one.damaged:
             yield f"{one.path}: {one.damaged:,} places could not be read"
 
 
 def facts(arguments: argparse.Namespace, work: Work) -> Iterator[tuple[str, str]]:
     """What was measured on, and how."""
-    for one in work.data:
-        yield "data", f"{one.path}: {one.rows:,} rows, SHA-256 {one.sha256}"
+    for kind, many in (("data", work.data), ("to learn from", work.learned)):
+        for one in many:
+            yield kind, f"{one.path}: {one.rows:,} rows, SHA-256 {one.sha256}"
     for note in work.notes:
         yield "note", note
     yield "split", f"{work.rule}: {len(work.split.training):,} rows to learn from, {len(work.split.test):,} tested on"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from models.evaluate import HoursOf, conversation_hours, highest, means
 from models.measures import RATES, Ranking, ranking
 from models.resident import Scored, Scorer
 from models.voices import Baselines, baselines, voices
+from sensor.commands import evaluate_seen
 from sensor.commands.datasets import DataSet, fingerprint
 from sensor.commands.evaluate_examples import examples
 from sensor.commands.label_files import FILE_NAME, LabelFiles, labelled
@@ -84,15 +85,20 @@ def measure(arguments: argparse.Namespace) -> tuple[Report, bool]:
     with Progress(shown=not arguments.quiet and sys.stderr.isatty()) as progress:
         training = [labelled(progress.read(path), beside.of(path)) for path in arguments.train]
         against = against_of(bundle, vocabulary, training, arguments.validation)
+        hashes = evaluate_seen.all_hashes(files)
+        counted = evaluate_seen.shared(hashes, evaluate_seen.all_hashes(arguments.train))
         sites = [
-            site_of(labelled(progress.read(path), named.of(path)), bundle, vocabulary, against, arguments.train)
+            site_of(labelled(progress.read(path), named.of(path)), bundle, vocabulary, against, [path] * (path in counted))
             for path in files
         ]
     if not any(site.rows.attack.any() for site in sites):
         raise Misuse(f"{', '.join(files)}: no row has an attack's label: --labels names a file that tells the attacks")
     units = [flows_of(sites), *hours_of(sites)]
     report = Report(f"{bundle.manifest.name} {bundle.manifest.version} on {', '.join(files)}")
-    report.warnings += list(_warnings(bundle, sites, files))
+    report.warnings += evaluate_seen.warnings(
+        hashes, bundle.manifest.data, "this very data set: what is benign in it is known to it"
+    )
+    report.warnings += _warnings(sites, counted)
     report.facts += _facts(arguments, model, bundle, sites, training)
     report.facts += [("labels", line) for line in named.report()]
     report.tables.append(alerts_table(sites))
@@ -256,14 +262,14 @@ def _days(site: Site) -> float:
     return len(np.unique(site.rows.hour)) / 24
 
 
-def _warnings(bundle: Bundle, sites: Sequence[Site], files: Sequence[str]) -> Iterator[str]:
-    """What makes the measure worth less than it seems."""
-    seen = {source.sha256 for source in bundle.manifest.data}
-    for path in files:
-        if fingerprint(path)[1] in seen:
-            yield f"{path}: the model was trained on this very data set: what is benign in it is known to it"
+def _warnings(sites: Sequence[Site], counted: Mapping[str, str]) -> Iterator[str]:
+    """What makes the measure worth less than it seems; `counted` FILEs have data that the n-grams were counted on."""
+    for site in sites:
+        if other := counted.get(site.data.path):
+            known = len(site.data.benign())
+            yield f"{site.data.path}: has data of --train {other}: its {known:,} benign rows are known, and not tested on"
     if not any(site.rows.benign.any() for site in sites):
-        yield "no benign rows: nothing can be said of false alarms"
+        yield "no benign rows to test on: nothing can be said of false alarms"
     for site in sites:
         if site.data.damaged:
             yield f"{site.data.path}: {site.data.damaged:,} places could not be read"
