@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sensor import config
-from sensor.commands import manual
+from sensor.commands import manual, train_site
 
 SYSTEMD = Path(__file__).parents[1] / "systemd"
 UNITS = sorted(SYSTEMD.glob("*.service")) + sorted(SYSTEMD.glob("*.timer"))
@@ -100,6 +100,13 @@ def test_folders_of_the_unit_are_those_of_the_defaults() -> None:
     assert settings.service.state_dir == f"/var/lib/{state}"
     assert settings.output.alerts.startswith("/var/log/netseq/")
     assert settings.output.alerts.endswith(".jsonl")  # what logrotate/netseq looks for
+
+
+def test_training_finds_its_record_wherever_the_settings_put_it() -> None:
+    """A condition on one folder would skip it without a word for another service.state_dir."""
+    unit = directives(SYSTEMD / "netseq-train.service")
+    assert not [name for name in unit if name.startswith(("Condition", "Assert"))]
+    assert unit["SuccessExitStatus"] == [str(train_site.KEPT)]
 
 
 def test_a_trial_of_every_command_of_a_unit_is_a_command_of_netseq() -> None:

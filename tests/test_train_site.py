@@ -171,9 +171,17 @@ def test_two_trainings_of_one_site_do_not_meet(tmp_path: Path, capfd: pytest.Cap
     assert "another training is at work" in said(capfd)[1]
 
 
-def test_no_record_is_misuse(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert train(tmp_path) == 2
-    assert "no record there" in said(capfd)[1]
+def test_a_sensor_that_recorded_nothing_yet_is_told_of_and_no_failure(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert train(tmp_path) == 3
+    assert "no record there yet" in said(capfd)[1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_state_folder_that_is_none_is_misuse(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert train(tmp_path / "nowhere") == 2
+    assert "no such folder" in said(capfd)[1]
 
 
 def test_the_last_models_are_kept_and_a_bad_one_is_never_taken_again(tmp_path: Path) -> None:

@@ -54,8 +54,8 @@ Examples:
   netseq-train site --state /var/lib/netseq --labels ordinary.csv
                                                           a label file (docs/labels.md) goes before what alerted
 
-Exit status: 0 the new model is in use; 1 it could not be written, or another training is at work; 2 misuse, or no record;
-3 the model in use stays: too little to learn from, or the new model is no better. See docs/learning.md.
+Exit status: 0 the new model is in use; 1 it could not be written, or another training is at work; 2 misuse; 3 the model in
+use stays: no record yet, too little to learn from, or the new model is no better. See docs/learning.md.
 """
 
 
@@ -112,9 +112,11 @@ def run(arguments: argparse.Namespace, command: str) -> int:
         return DONE
     check_inputs(NAME, arguments.labels)
     site = Site(arguments.state or Path(settings.service.state_dir))
-    if not site.record.is_dir():
-        raise Misuse(f"{site.record}: no record there: netseq-sensor writes one into its service.state_dir")
+    if not site.state.is_dir():
+        raise Misuse(f"{site.state}: no such folder: --state names the service.state_dir of a netseq-sensor")
     try:
+        if not site.record.is_dir():  # the timer comes before the first flow, too: no failure
+            raise TooLittle(f"{site.record}: no record there yet: netseq-sensor writes one into its service.state_dir")
         with site.lock():
             return train(arguments, command, settings, site)
     except Busy as busy:
