@@ -201,6 +201,26 @@ def test_logs_that_were_finished_and_packed_while_the_sensor_was_off_are_read_on
     assert following.uids(1) == [8]
 
 
+@pytest.mark.parametrize("names", [("conn.log.1", "conn.log.2.gz"), ("conn.log-20231115", "conn.log-20231114-1700000000.gz")])
+def test_logs_that_logrotate_renamed_while_the_sensor_was_off_are_read_once(path: Path, names: tuple[str, str]) -> None:
+    path.write_text(header(1) + rows(1))
+    following = Following(path)
+    assert following.uids(1) == [1]
+    marks = following.end()
+    path.with_name(names[1]).write_bytes(gzip.compress((header(1) + rows(1, 2)).encode()))
+    path.with_name(names[0]).write_text(header(2) + rows(3))
+    path.with_name("conn.log.9.xz").write_bytes(b"\xfd7zXZ\x00")
+    path.with_name("conn.log.bak").write_text(header(7) + rows(70))  # somebody's copy
+    path.write_text(header(3) + rows(4))
+    following = Following(path, marks)
+    assert following.uids(3) == [2, 3, 4]
+    marks = following.end()
+    path.with_name(names[0]).rename(path.with_name("conn.log.2"))
+    following = Following(path, marks)
+    assert following.uids(0) == []
+    assert following.skipped() == {"files_skipped": 1}
+
+
 def test_logs_that_came_and_went_between_two_looks_are_read(path: Path) -> None:
     path.write_text(header(1) + rows(1))
     following = Following(path)

@@ -44,8 +44,12 @@ SINCE = "since"
 Mark: TypeAlias = tuple[int, int]
 """Bytes read of a log, unpacked, or WHOLE; and when its first connection ended, in us."""
 
-_FINISHED = re.compile(r"[-._].+\.log(?:\.gz|\.zst)?", re.ASCII)
+_PACKED = (".gz", ".zst", ".bz2", ".xz")
+"""The last two are not read, but counted."""
+_FINISHED = re.compile(r"[-._].+\.log(?:\.gz|\.zst|\.bz2|\.xz)?", re.ASCII)
 """Behind "conn" in the name of a log that was rotated: conn.2024-05-01-10-00-00.log, conn.10:00:00-11:00:00.log.gz."""
+_NUMBERED = re.compile(r"[-.]\d[-\d]*(?:\.gz|\.zst|\.bz2|\.xz)?", re.ASCII)
+"""Behind "conn.log" where logrotate did it: conn.log.1, conn.log-20240501.gz."""
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 """A folder of zeekctl's archive."""
 NOTHING = FlowBatch(np.empty(0, FLOW), [])
@@ -291,7 +295,7 @@ class ConnLogFollower:
             for path, (state, looked) in found.items()
             if looked and looked.begin_us >= since_us and looked.name != now and self._marks.get(looked.name, (0,))[0] != WHOLE
         ]
-        return sorted(new, key=lambda one: (one.look.begin_us, one.path.suffix != ".log", one.path))
+        return sorted(new, key=lambda one: (one.look.begin_us, one.path.suffix in _PACKED, one.path))
 
     def _look(self, path: Path) -> Look | None:
         """Look into a finished log; None for what is no conn.log or cannot be read."""
@@ -327,8 +331,15 @@ def _in(folder: Path, log: Path | None) -> list[Path]:
         inside = list(folder.iterdir())
     except OSError:
         return []
-    stem = log.name.removesuffix(".log") if log else ""
-    return [one for one in inside if log is None or (one.name.startswith(stem) and _FINISHED.fullmatch(one.name[len(stem) :]))]
+    return [one for one in inside if log is None or _is_rotated(one.name, log.name)]
+
+
+def _is_rotated(name: str, log: str) -> bool:
+    """Whether a file's name is one that a log gets when it is rotated, by Zeek or by logrotate."""
+    for before, pattern in ((log.removesuffix(".log"), _FINISHED), (log, _NUMBERED)):
+        if name.startswith(before) and pattern.fullmatch(name, len(before)):
+            return True
+    return False
 
 
 def _said(error: OSError | Broken) -> str:
