@@ -100,3 +100,32 @@ def test_a_disk_without_room_for_a_capture_is_told_before_anything_is_sent(tmp_p
     description.touch()
     with pytest.raises(LabError, match=r"the disk of .* is full .*: nothing is started"):
         run.perform(run.Order("train", description, 1, SITE, PLAN, folder))
+
+
+HOLDS = """
+import sys
+from pathlib import Path
+from tests.lab import output
+with output.held(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_in_which_a_run_goes_on_is_not_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    output.prepare(folder, replace=False)
+    (folder / output.SCHEDULE).touch()
+    again = run.Order("train", tmp_path / "mine.toml", 1, SITE, PLAN, folder, replace=True)
+    command = [sys.executable, "-c", HOLDS, str(folder)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(LabError) as refused:
+            run.perform(again)
+        assert str(refused.value) == f"{folder}: a run is going on there: wait for its end, or name another folder"
+        assert {path.name for path in folder.iterdir()} >= {output.SCHEDULE, output.INSTANCES, output.RESERVE}
+        other.kill()
+    with pytest.raises(LabError, match="No such file or directory"):  # of its description: the folder was free again
+        run.perform(again)
+    assert list(folder.iterdir()) == []

@@ -8,8 +8,10 @@ of a run, whatever ended it; check.py reads it.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import mmap
+import os
 import platform
 import shutil
 import struct
@@ -139,6 +141,31 @@ def decoded(path: Path, kind: type[T]) -> T:
         raise LabError(f"{path}: not there: {path.parent} holds no run of the laboratory that came to its end") from None
     except msgspec.DecodeError as error:
         raise LabError(f"{path}: {error}") from None
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep a run's folder for one run, which --replace by another would delete under it; LabError where one goes on already.
+
+    The kernel lets go of it with the process, however that ends.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(place)
+        raise LabError(f"{folder}: a run is going on there: wait for its end, or name another folder") from None
+    except OSError as error:
+        os.close(place)
+        raise _unwritable(folder, error) from None
+    try:
+        yield
+    finally:
+        os.close(place)
 
 
 def prepare(folder: Path, *, replace: bool) -> None:

@@ -98,6 +98,12 @@ def refuse_hidden(place: Path) -> None:
 
 def perform(order: Order) -> output.Manifest:
     """Run it, inside a world; what came of it. LabError when it could not begin, or when nothing was captured."""
+    with output.held(order.folder):
+        return _performed(order)
+
+
+def _performed(order: Order) -> output.Manifest:
+    """Run it, in a folder that is held."""
     folder = order.folder
     output.prepare(folder, replace=order.replace)
     output.write_plan(folder, order.path, order.site, order.plan)
