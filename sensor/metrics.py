@@ -33,6 +33,7 @@ COUNTERS = (
     Counter("ring_blocks_broken", "blocks", "blocks of a ring whose headers contradict themselves", loss=True),
     Counter("interfaces_lost", "times", "times that an interface went down or away", "interface", loss=True),
     Counter("interfaces_up", "interfaces", "interfaces listened on now", gauge=True),
+    Counter("interfaces_down", "0 or 1", "1 while an interface to be listened on is down or away", "interface", gauge=True),
     Counter("captures_read", "files", "captures of the watched folder that were read"),
     Counter("captures_damaged", "files", "captures of the watched folder that could not be read to their end", loss=True),
     Counter(

@@ -19,7 +19,7 @@ from sensor import __version__
 from sensor.config import ConfigError, Settings
 from sensor.metrics import total
 from sensor.service_capture import Worker
-from sensor.service_degraded import degraded, drop_share
+from sensor.service_degraded import degraded, drop_share, interfaces, since
 from sensor.service_metrics import Exporter, Look
 from sensor.service_notify import Notifier
 from sensor.service_outlets import Outlets
@@ -69,8 +69,7 @@ class Service:
         try:
             self._exporter = Exporter(address, self.look) if address else None
         except (OSError, ConfigError) as error:
-            line = error.strerror if isinstance(error, OSError) else str(error)
-            raise Refused(f"service.metrics: {line}") from error
+            raise Refused(str(error.strerror) if isinstance(error, OSError) else str(error)) from error
 
     def run(self) -> int:
         """Start everything, work until a signal ends it, and end everything in order; returns the exit status."""
@@ -146,7 +145,7 @@ class Service:
     def _tell_of_losses(self, seconds: float) -> None:
         """Raise the alert about the sensor itself, if there is reason to."""
         counters, now_us = self._parts.counters(), time.time_ns() // 1000
-        grown = {name: number - self._before.get(name, 0) for name, number in counters.items()}
+        grown = since(self._before, counters)
         self._before, self._drop_share = counters, drop_share(grown)
         alert = degraded(grown, ts_us=now_us, since_us=now_us - round(seconds * 1e6), model=self._parts.models.name)
         if alert is not None:
@@ -257,13 +256,15 @@ class Service:
 
     def _status(self, counters: Mapping[str, int]) -> dict[str, object]:
         """What /status shows."""
-        parts = self._parts
+        parts, wanted = self._parts, interfaces(counters)
+        down = [name for name, up in wanted.items() if not up]
         return {
             "version": __version__,
             "doing": parts.learner.mode,
             "learning": parts.learner.progress(),
             "uptime_s": round(self._age_s(), 1),
             "listening": parts.listening,
+            "interfaces": {"wanted": len(wanted), "up": len(wanted) - len(down), "down": down} if wanted else None,
             "packet_time_us": self._packet_us(),
             "drop_share": self._drop_share,
             "flows_waiting": parts.queue.waiting,

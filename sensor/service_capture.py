@@ -18,6 +18,7 @@ import numpy as np
 
 from sensor.assembly import Assembly
 from sensor.config import Settings
+from sensor.metrics import split
 from sensor.schema import FlowBatch, FrameBlock
 from sensor.service_queue import FlowQueue
 
@@ -101,10 +102,10 @@ class Worker:
         self._changes.put(lambda: self.assembly.adjust(settings))
 
     def counters(self) -> dict[str, int]:
-        """What was counted so far, by the names of `sensor.metrics`."""
+        """What was counted so far, by the names of `sensor.metrics`; from the stop on without the source's gauges."""
         with self._lock:
-            counted = _added(self._before, self._source)
-        return counted | self.assembly.counters()
+            counted = _added(self._before, _counted(self._source))
+        return (_lasting(counted) if self._stopping else counted) | self.assembly.counters()
 
     def _run(self) -> None:
         try:
@@ -161,7 +162,7 @@ class Worker:
             old, new = self._source, self._next
             if new is None:
                 return
-            self._before, self._source, self._next = _added(self._before, old), new, None
+            self._before, self._source, self._next = _lasting(_added(self._before, _counted(old))), new, None
             self._after_us = self._latest_us
         old.close()
         if self._stopping:  # the request came while the old source was the one to stop
@@ -178,7 +179,16 @@ class Worker:
         return block
 
 
-def _added(before: dict[str, int], source: LiveSource) -> dict[str, int]:
-    """What a source has counted, and those before it."""
-    counted = {"bytes_read": source.wire_bytes, **source.counters()}
+def _counted(source: LiveSource) -> dict[str, int]:
+    """What a source has counted."""
+    return {"bytes_read": source.wire_bytes, **source.counters()}
+
+
+def _added(before: dict[str, int], counted: dict[str, int]) -> dict[str, int]:
+    """What was counted in all."""
     return {name: before.get(name, 0) + counted.get(name, 0) for name in before | counted}
+
+
+def _lasting(counted: dict[str, int]) -> dict[str, int]:
+    """What of it stays true when its source is closed: a gauge tells of a source that is open."""
+    return {name: number for name, number in counted.items() if not split(name)[0].gauge}

@@ -233,7 +233,9 @@ def test_a_sensor_that_cannot_begin_says_why_in_one_line(tmp_path: Path) -> None
     assert "cannot write alerts to" in refused(folder, "output.alerts=/dev/null/alerts", state=state)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert f"127.0.0.1:{port}" in refused(folder, alerts, f"service.metrics=127.0.0.1:{port}", state=state)
+        line = refused(folder, alerts, f"service.metrics=127.0.0.1:{port}", state=state)
+        assert line.count("service.metrics: ") == line.count(f"cannot listen on 127.0.0.1:{port}") == 1
+    assert refused(folder, alerts, "service.metrics=nowhere", state=state).count("service.metrics: ") == 1
 
 
 def test_a_check_tells_what_is_well_and_begins_nothing(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from conftest import DATA
 from namespaces import Namespace, Wire, wire
 from sensor_process import Sensor, exact, replayed, running, until
 
+from sensor.service import DEGRADED_S
+
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 DEMO_FRAMES = 5_520
@@ -178,6 +180,55 @@ def test_an_interface_that_goes_down_is_waited_for_and_told_once(cable: tuple[Wi
         until(lambda: len(sensor.events("interface_back")) == 1)
         sent = laid.send(capture)
         until(lambda: seen(sensor) == sent)
+        assert sensor.end() == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_interfaces_are_counted_once_however_often_the_capture_was_exchanged(
+    cable: tuple[Wire, Path], tmp_path: Path, workers: int
+) -> None:
+    laid, _ = cable
+    laid.lay("near1", "far1")
+    settings = tmp_path / "sensor.toml"
+
+    def write(*interfaces: str, expression: str) -> None:
+        settings.write_text(f'[capture]\ninterfaces = {json.dumps(interfaces)}\nfilter = "{expression}"\nworkers = {workers}\n')
+
+    def told(wanted: int, up: int, *down: str) -> bool:
+        return (
+            sensor.metric("netseq_interfaces_up") == up
+            and sensor.metric("netseq_interfaces_down") == len(down)
+            and sensor.status()["interfaces"] == {"wanted": wanted, "up": up, "down": list(down)}
+        )
+
+    write(laid.far, "far1", expression="")
+    prefix = ("ip", "netns", "exec", laid.receiver.name)
+    with running(tmp_path / "sensor", prefix=prefix, within=laid.receiver.call, config=settings) as sensor:
+        assert told(2, 2)
+        for number in range(2):
+            write(laid.far, "far1", expression="udp" if number else "tcp")
+            sensor.send(signal.SIGHUP)
+            sensor.wait_ready(2 + number)
+            until(lambda: told(2, 2))
+        laid.receiver.run("ip", "link", "set", "far1", "down")
+        until(lambda: told(2, 1, "far1"))
+        write("far1", expression="")
+        sensor.send(signal.SIGHUP)
+        sensor.wait_ready(4)
+        until(lambda: told(1, 0, "far1"))
+        assert sensor.end() == 0
+
+
+def test_an_interface_that_is_down_from_the_start_is_an_alert_about_the_sensor(
+    cable: tuple[Wire, Path], tmp_path: Path
+) -> None:
+    laid, _ = cable
+    laid.receiver.run("ip", "link", "set", laid.far, "down")
+    with listening(laid, tmp_path / "sensor") as sensor:
+        until(lambda: len(sensor.alerts()) > 0, 2 * DEGRADED_S)
+        alert = sensor.alerts()[0]
+        assert alert["signature"] == "NetSeq::Sensor_Degraded"
+        assert alert["msg"].endswith(f"interfaces that are down ({laid.far}): 1 of 1")
         assert sensor.end() == 0
 
 

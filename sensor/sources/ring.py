@@ -213,6 +213,7 @@ class RingSource:
             counters[f"ring_freezes.{tap.name}"] = tap.freezes
             if self._worker == 0:
                 counters[f"interfaces_lost.{tap.name}"] = tap.losses
+                counters[f"interfaces_down.{tap.name}"] = int(tap.lost)
         return counters
 
     @property

@@ -165,6 +165,7 @@ class SniffedSource:
             self._count(handle)
             counters[f"packets_dropped.{handle.name}"] = handle.drops_before + handle.drops
             counters[f"interfaces_lost.{handle.name}"] = handle.losses
+            counters[f"interfaces_down.{handle.name}"] = int(handle.lost)
         return counters
 
     def _read(self) -> int:
