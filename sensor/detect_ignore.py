@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensor.addresses import WITH_PORTS
-from sensor.labels import PROTOCOLS, Labels, LabelsError, NoLines
+from sensor.labels import PROTOCOLS, Labels, LabelsError, NoLines, Unreadable
 from sensor.schema import FLOW, V4_MAPPED, Alert
 
 EXCEPTION = "alert"
@@ -52,11 +52,11 @@ class Ignored:
             return cls(Labels.read(path))
         except NoLines:
             return cls()
+        except Unreadable as wrong:
+            raise IgnoreRefused(f"detect.ignore: {wrong}, or none") from None
         except LabelsError as wrong:
             first, *rest = str(wrong).splitlines()
             raise IgnoreRefused(f"detect.ignore: {first}{f' (and {len(rest)} more)' if rest else ''}") from None
-        except OSError as error:
-            raise IgnoreRefused(f"detect.ignore: {os.fspath(path)}: {error.strerror}: give a label file, or none") from None
 
     def keep(self, alerts: Sequence[Alert]) -> list[Alert]:
         """Those of the alerts that are to be written, in their order; counts the others."""

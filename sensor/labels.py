@@ -49,11 +49,17 @@ _NUMBER = re.compile(r"\d+(?:\.\d*)?")
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 _BARE_DAY = re.compile(r"(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])")
 """20170707 is a day in ISO 8601 and a number of seconds as well: nobody can tell which was meant."""
+_WEEK = re.compile(r"\d{4}-?W\d{2}")
+"""2017-W27-5 is a day in ISO 8601 too, which nobody writes: rather refused than read as its first microsecond."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class LabelsError(Exception):
     """A label file that cannot be used; str() has one line for each thing that is wrong, with file and line number."""
+
+
+class Unreadable(LabelsError):  # noqa: N818  # as below
+    """A label file that cannot be opened."""
 
 
 class NoLines(LabelsError):  # noqa: N818  # told apart from other errors, and not always one
@@ -108,8 +114,12 @@ class Labels:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Labels:
-        """Read a label file. Raises LabelsError, and OSError where it cannot be opened."""
-        return cls.parse(Path(path).read_bytes(), os.fspath(path))
+        """Read a label file. Raises LabelsError, and of its kinds Unreadable where it cannot be opened."""
+        try:
+            content = Path(path).read_bytes()
+        except OSError as error:
+            raise Unreadable(f"{os.fspath(path)}: {error.strerror or error}: give a label file") from error
+        return cls.parse(content, os.fspath(path))
 
     @classmethod
     def parse(cls, content: bytes, name: str) -> Labels:
@@ -237,6 +247,8 @@ def _time_us(column: str, text: str) -> int:
         return NEVER_US if column == "from" else EVER_US
     if _BARE_DAY.fullmatch(text):
         raise ValueError(f"{column} is {text!r}: a day, or seconds? Write {text[:4]}-{text[4:6]}-{text[6:]}, or {text}.0")
+    if _WEEK.match(text):
+        raise ValueError(f"{column} is {text!r}: weeks are not read: write the day, as 2017-07-07")
     if _NUMBER.fullmatch(text):
         if float(text) > LATEST_S:
             raise ValueError(f"{column} is {text!r}: no seconds since the epoch, but perhaps milliseconds")

@@ -14,6 +14,7 @@ from test_flowcsv_statistics import written
 from test_train_command import write_log
 
 from models.checkpoint import load
+from models.multiflow_checkpoint import DEFAULT_PACKETS
 from sensor.commands.classes import Classes
 from sensor.commands.datasets import read
 from sensor.commands.evaluate import main as evaluate
@@ -142,6 +143,24 @@ def test_a_bad_line_in_a_folders_labels_is_told(laboratory: Path, capfd: pytest.
     (laboratory / "labels.csv").write_text("dst_port,label\n65536,Bot\n")
     assert evaluate(["words", str(laboratory), "--quiet"]) == 2
     assert f"{laboratory / 'labels.csv'}:2: dst_port is '65536'" in said(capfd)[1]
+
+
+def test_a_folder_in_place_of_a_label_file_is_told_in_one_line(laboratory: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder, capture = str(laboratory / "logs"), str(laboratory / "capture.pcap.gz")
+    out = ["--output", str(laboratory / "office"), *FAST]
+    for command, given in (
+        (train, ["words", capture, "--labels", folder, *out]),
+        (train, ["multiflow", capture, "--labels", folder, *out]),
+        (evaluate, ["words", capture, "--labels", folder, "--quiet"]),
+        (evaluate, ["multiflow", str(DEFAULT_PACKETS), capture, "--labels", folder, "--quiet"]),
+    ):
+        assert command(given) == 2
+        assert said(capfd)[1].endswith(f": {folder}: Is a directory: give a label file\n")
+    (laboratory / "manifest.json").unlink()
+    (laboratory / "labels.csv").unlink()
+    (laboratory / "labels.csv").mkdir()
+    assert evaluate(["words", str(laboratory), "--quiet"]) == 2
+    assert said(capfd)[1] == f"netseq-evaluate: {laboratory / 'labels.csv'}: Is a directory: give a label file\n"
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,10 @@ def test_the_report_on_many_lines_stays_short() -> None:
     [
         ("2017-13-01,,,,,,,x", "from is '2017-13-01': give a UTC time as 2017-07-07T14:05:00, seconds"),
         ("07/07/2017 15:56,,,,,,,x", "from is '07/07/2017 15:56': give a UTC time"),
+        (",2017-W27-5,,,,,,x", "to is '2017-W27-5': weeks are not read: write the day, as 2017-07-07"),
+        ("2017W275,,,,,,,x", "from is '2017W275': weeks are not read"),
+        (",2017-W27,,,,,,x", "to is '2017-W27': weeks are not read"),
+        ("2017-W27-5T10:00,,,,,,,x", "from is '2017-W27-5T10:00': weeks are not read"),
         ("20170707,,,,,,,x", "from is '20170707': a day, or seconds? Write 2017-07-07, or 20170707.0"),
         ("1499385600000,,,,,,,x", "from is '1499385600000': no seconds since the epoch, but perhaps milliseconds"),
         ("2017-07-08,2017-07-07,,,,,,x", "to (2017-07-07) is before from (2017-07-08)"),
@@ -244,6 +248,14 @@ def test_a_file_that_cannot_be_used_is_refused(content: bytes, told: str) -> Non
 def test_a_file_is_read_from_disk(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("label\nBot\n", encoding="utf-8")
     assert Labels.read(tmp_path / "labels.csv").names == ("Bot",)
+
+
+@pytest.mark.parametrize(("name", "why"), [("labels.csv", "Is a directory"), ("gone.csv", "No such file or directory")])
+def test_a_file_that_cannot_be_opened_is_refused_in_one_line(tmp_path: Path, name: str, why: str) -> None:
+    (tmp_path / "labels.csv").mkdir()
+    with pytest.raises(LabelsError) as error:
+        Labels.read(tmp_path / name)
+    assert str(error.value) == f"{tmp_path / name}: {why}: give a label file"
 
 
 def naive(line: dict[str, str], row: np.void) -> bool:

@@ -40,7 +40,7 @@ class LabelFiles:
     """The label files that are named, and those that folders bring along, each read once."""
 
     def __init__(self, named: Sequence[Labels], paths: Sequence[str]) -> None:
-        """Read what the folders among `paths` bring along. Raises LabelsError, OSError, and Misuse as `beside` does."""
+        """Read what the folders among `paths` bring along. Raises LabelsError, and Misuse as `beside` does."""
         self._named = tuple(named)
         self._own = {path: Labels.read(own) for path in dict.fromkeys(paths) if (own := beside(path)) is not None}
 
