@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +116,64 @@ def test_a_scan_stands_out_by_its_ports_under_every_key(
     assert rows["ports, undirected"]["pair"]["value"] > 0.9
     assert rows["ports, directed"]["source"]["value"] > 0.9
     assert [row["attack"] for row in report["tables"][1]["rows"]] == ["PortScan", "Bot"]
+    page = (tmp_path / "x.html").read_text()
+    assert page.count("<svg") == 3
+    assert all(said in page for said in ("alarms a day", "AUC of each attack against benign rows", "attacks found (share)"))
+    facts = [name for name, _ in report["facts"]]
+    assert {"data", "training", "network", "windows", "threshold", "days", "intervals", "command", "machine"} == set(facts)
+    assert all(len(fact.split("SHA-256 ")[1]) == 64 for name, fact in report["facts"] if name == "data")
     monkeypatch.setattr(published, "CICIDS2017", COUNTS | {"Bot": 21})
     assert main(["radford2018", "--data", str(folder), *FAST]) == 2
     assert "Bot 20 instead of 21" in capsys.readouterr().err
     assert main(["radford2018", "--data", str(folder), "--partial", "--json", str(out), *FAST]) == 0
     assert json.loads(out.read_text())["warnings"][0].startswith("PARTIAL DATA, no reproduction: ")
+
+
+def test_false_alarms_and_misses_are_told_with_the_flow_that_surprised_and_what_went_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(published, "CICIDS2017", COUNTS)
+    folder, out = write(tmp_path / "week"), tmp_path / "x.json"
+    assert main(["radford2018", "--data", str(folder), "--json", str(out), *FAST]) == 0
+    tables: list[dict[str, Any]] = json.loads(out.read_text())["tables"][2:]
+    alarms, misses = (table["rows"] for table in tables)
+    assert "Benign pair-hours with the greatest surprise, ports, " in tables[0]["title"]
+    assert all(row["label"] == "BENIGN" and "192.168.10." in row["flow"] for row in alarms)
+    assert {row["label"] for row in misses} == {"PortScan", "Bot"}
+    bot = next(row for row in misses if row["label"] == "Bot")
+    assert bot["flow"] == "192.168.10.88 -> 205.1.1.1"
+    assert re.fullmatch(
+        r"port 6667, never seen on the clean days, held [\w .]+ % likely (after unknown(, unknown)*|as the first of its hour)",
+        bot["most surprising"],
+    )
+    for rows, falling in ((alarms, True), (misses, False)):
+        nats = [row["nats"] for row in rows]
+        assert nats == sorted(nats, reverse=falling)
+        assert len({row["most surprising"] for row in rows}) == len(rows)
+
+
+def test_data_without_another_day_to_test_on_are_refused_in_one_line(
+    tmp_path: Path, shared_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "friday").mkdir()
+    sample = shared_data / "flows" / "cicids2017" / "Friday-DDos_first299_TrafficLabelling.csv.gz"
+    (tmp_path / "friday" / sample.name).symlink_to(sample)
+    assert main(["radford2018", "--data", str(tmp_path / "friday"), "--partial", *FAST]) == 2
+    error = capsys.readouterr().err
+    assert "no day has more attacks than the cleanest: none is left to test on: give a clean day and days with attacks" in error
+    assert error.count("\n") == 1
+
+
+def test_data_without_a_benign_flow_to_learn_from_are_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write(tmp_path / "week")
+    monday = folder / "Monday-WorkingHours.pcap_ISCX.csv"
+    monday.write_text("\n".join(monday.read_text().splitlines()[:3]).replace("BENIGN", "Bot") + "\n")
+    assert main(["radford2018", "--data", str(folder), "--partial", *FAST]) == 2
+    error = capsys.readouterr().err
+    assert "the day with the fewest attacks has no benign flow to learn from: " in error
+    assert error.count("\n") == 1
 
 
 def test_tables_without_hosts_are_refused(shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:

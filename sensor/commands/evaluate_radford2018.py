@@ -17,13 +17,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.measures import ranking
-from models.radford import WINDOW, Hours, Settings, hourly, surprise, tokens, windows
+from models.measures import Interval, ranking
+from models.radford import WINDOW, Hours, Settings, Windows, hourly, surprise, tokens, windows
 from sensor.commands import published
 from sensor.commands.classes import Classes
 from sensor.commands.datasets import fingerprint
+from sensor.commands.evaluate_radford_examples import Said, examples
 from sensor.commands.misuse import Misuse
-from sensor.commands.report import Curves, Report, Table, Value, machine, roc
+from sensor.commands.report import Bars, Curves, Report, Table, Value, machine, precision, roc
 from sensor.schema import V4_MAPPED
 from sensor.sources.flowcsv import FlowCsvSource
 from sensor.sources.iscx import IscxSource
@@ -39,6 +40,21 @@ PRIVATE = ((0x0A000000, 8), (0xAC100000, 12), (0xC0A80000, 16))
 """Networks of RFC 1918, whose hosts are internal."""
 
 
+class Reading(NamedTuple):
+    """How flows are made sentences of."""
+
+    alphabet: Kind
+    directed: bool
+    """Whether what goes from one host to the other and what comes back are sentences apart."""
+
+
+READINGS = {
+    f"{alphabet}, {kind}": Reading(alphabet, kind == "directed")
+    for alphabet in ALPHABETS
+    for kind in ("directed", "undirected")
+}
+
+
 class Flows(NamedTuple):
     """All flows in the order of time."""
 
@@ -47,6 +63,8 @@ class Flows(NamedTuple):
     dst: Ints
     internal: Bools
     """(hosts,) which hosts are internal."""
+    hosts: NDArray[np.uint64]
+    """(hosts, 2) the addresses' high and low halves."""
     first_us: Ints
     keys: dict[str, Ints]
     """(N,) by alphabet."""
@@ -73,16 +91,24 @@ def measure(arguments: argparse.Namespace) -> tuple[Report, bool]:
     if damaged := sum(source.damage_counts.values()):
         report.warnings.append(f"{arguments.data}: {damaged:,} places could not be read")
     clean, tested = cleanest(flows)
+    if not clean.any() or not tested.any():
+        lacks = "no day has more attacks than the cleanest: none is left to test on"
+        if not clean.any():
+            lacks = "the day with the fewest attacks has no benign flow to learn from"
+        raise Misuse(f"{arguments.data}: {lacks}: give a clean day and days with attacks")
     if left_out := int((~clean & ~tested).sum()):
         report.warnings.append(f"no day is without an attack: those of the cleanest, {left_out:,} flows, are in no part")
     settings = Settings(seed=arguments.seed, epochs=arguments.epochs, embedding=arguments.units, units=arguments.units)
     scored = dict(_scored(flows, clean, settings))
-    report.facts += _facts(arguments, files, clean, tested, settings)
-    report.tables += list(_tables(flows, tested, scored, names, arguments))
-    if flows.attack[tested].any():
-        pairs = {name: hourly(score[tested], flows.attack[tested], *_paired(flows, tested)) for name, score in scored.items()}
-        lines = {name: roc(hours.score, hours.attack) for name, hours in pairs.items()}
-        report.figures.append(Curves("Pair-hours", "false alarms (share of benign)", "attacks found (share)", lines))
+    report.facts += _facts(arguments, files, flows.first_us, clean, tested, settings)
+    keys, of_pairs = by_key(flows, tested, scored, arguments)
+    attacks, of_attacks = by_attack(flows, tested, scored, names, arguments)
+    report.tables += [keys, attacks]
+    best = max(scored, key=lambda name: np.nan_to_num(of_pairs[name].value, nan=-1.0))
+    keyed, (read_as, _) = flows.keys[READINGS[best].alphabet], _windows(flows, clean, READINGS[best])
+    said = Said(best, keyed, READINGS[best].alphabet, np.unique(keyed[clean]), read_as, scored[best])
+    report.tables += examples(flows, tested, _paired(flows, tested), said, names)
+    report.figures += [*_curves(flows, tested, scored), of_attacks]
     return report, not damaged
 
 
@@ -128,6 +154,7 @@ def read(source: FlowCsvSource | IscxSource, classes: Classes) -> Flows:
         place[: len(both)][order],
         place[len(both) :][order],
         internal(hosts),
+        hosts,
         time[order],
         {alphabet: np.concatenate(pieces)[order] for alphabet, pieces in keys.items()},
         np.concatenate(label)[order],
@@ -156,15 +183,18 @@ def _paired(flows: Flows, rows: Bools) -> tuple[Ints, Ints]:
     return _pairs(flows, directed=False)[rows], (flows.first_us // HOUR_US)[rows]
 
 
+def _windows(flows: Flows, clean: Bools, reading: Reading) -> tuple[Windows, int]:
+    """The windows of all flows, and how many tokens there are."""
+    token, size = tokens(flows.keys[reading.alphabet], clean)
+    pair, hour = _pairs(flows, directed=reading.directed), flows.first_us // HOUR_US
+    sentence = np.unique(np.stack([pair, hour], axis=1), axis=0, return_inverse=True)[1].reshape(-1)
+    return windows(token, sentence.astype(np.int64)), size
+
+
 def _scored(flows: Flows, clean: Bools, settings: Settings) -> Iterator[tuple[str, Floats]]:
     """Nats of every flow, by alphabet and kind of sentence."""
-    hour = flows.first_us // HOUR_US
-    for alphabet in ALPHABETS:
-        token, size = tokens(flows.keys[alphabet], clean)
-        for kind in ("directed", "undirected"):
-            pair = _pairs(flows, directed=kind == "directed")
-            sentence = np.unique(np.stack([pair, hour], axis=1), axis=0, return_inverse=True)[1].reshape(-1)
-            yield f"{alphabet}, {kind}", surprise(windows(token, sentence.astype(np.int64)), size, clean, settings)
+    for name, reading in READINGS.items():
+        yield name, surprise(*_windows(flows, clean, reading), clean, settings)
 
 
 def gathered(flows: Flows, rows: Bools, score: Floats) -> Iterator[tuple[str, Hours]]:
@@ -178,33 +208,57 @@ def gathered(flows: Flows, rows: Bools, score: Floats) -> Iterator[tuple[str, Ho
         yield name, hourly(twice[0][side], twice[1][side].astype(np.bool_), host[side], twice[2][side].astype(np.int64))
 
 
-def _tables(
-    flows: Flows, tested: Bools, scored: dict[str, Floats], names: tuple[str, ...], arguments: argparse.Namespace
-) -> Iterator[Table]:
-    """AUC by key, and of each attack by the pair."""
+def by_key(
+    flows: Flows, tested: Bools, scored: dict[str, Floats], arguments: argparse.Namespace
+) -> tuple[Table, dict[str, Interval]]:
+    """AUC by key, and those of the pair by score."""
     asked = {"resamples": arguments.resamples, "seed": arguments.seed}
     rows: list[tuple[Value, ...]] = []
     counts: dict[str, tuple[int, int]] = {}
+    of_pairs = {}
     for name, score in scored.items():
         found = {}
         for key, hours in gathered(flows, tested, score):
             counts[key] = int(hours.attack.sum()), int((~hours.attack).sum())
             found[key] = ranking(hours.score, hours.attack, hours.key, **asked).area
         rows.append((name, *found.values()))
+        of_pairs[name] = found["pair"]
     told = ", ".join(f"{key} {attack:,} against {rest:,}" for key, (attack, rest) in counts.items())
     note = f"Hours with an attack against the others: {told}. The paper tells 0.84 on ISCX IDS 2012."
-    yield Table("AUC of the greatest surprise per key and hour", ("alphabet, sentence", *counts), rows, note)
+    return Table("AUC of the greatest surprise per key and hour", ("alphabet, sentence", *counts), rows, note), of_pairs
+
+
+def by_attack(
+    flows: Flows, tested: Bools, scored: dict[str, Floats], names: tuple[str, ...], arguments: argparse.Namespace
+) -> tuple[Table, Bars]:
+    """AUC of each attack by the pair."""
+    asked = {"resamples": arguments.resamples, "seed": arguments.seed}
     table: list[tuple[Value, ...]] = []
-    for number in np.unique(flows.label[flows.label > 0]).tolist():
+    found: dict[str, list[Interval]] = {name: [] for name in scored}
+    numbers = np.unique(flows.label[tested & (flows.label > 0)]).tolist()
+    for number in numbers:
         chosen = tested & ((flows.label == number) | ~flows.attack)
         hours_by = [hourly(score[chosen], flows.attack[chosen], *_paired(flows, chosen)) for score in scored.values()]
         areas = [ranking(hours.score, hours.attack, hours.key, **asked).area for hours in hours_by]
         table.append((names[number], int(hours_by[0].attack.sum()), *areas))
-    yield Table("AUC of each attack against benign rows, per pair and hour", ("attack", "hours", *scored), table)
+        for name, area in zip(scored, areas, strict=True):
+            found[name].append(area)
+    title = "AUC of each attack against benign rows, per pair and hour"
+    return Table(title, ("attack", "hours", *scored), table), Bars(title, tuple(names[number] for number in numbers), found)
+
+
+def _curves(flows: Flows, tested: Bools, scored: dict[str, Floats]) -> Iterator[Curves]:
+    """ROC of the pair-hours, and precision over alarms a day of packet time."""
+    pairs = {name: hourly(score[tested], flows.attack[tested], *_paired(flows, tested)) for name, score in scored.items()}
+    rocs = {name: roc(hours.score, hours.attack) for name, hours in pairs.items()}
+    yield Curves("Pair-hours", "false alarms (share of benign)", "attacks found (share)", rocs)
+    days = len(np.unique(flows.first_us[tested] // HOUR_US)) / 24
+    lines = {name: precision(hours.score, hours.attack, days) for name, hours in pairs.items()}
+    yield Curves("Precision of pair-hours", "alarms a day", "attacks among the alarms (share)", lines)
 
 
 def _facts(
-    arguments: argparse.Namespace, files: list[str], clean: Bools, tested: Bools, settings: Settings
+    arguments: argparse.Namespace, files: list[str], first_us: Ints, clean: Bools, tested: Bools, settings: Settings
 ) -> Iterator[tuple[str, str]]:
     for path in files:
         yield "data", f"{path}: SHA-256 {fingerprint(path)[1]}"
@@ -215,6 +269,8 @@ def _facts(
     yield "network", ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(settings).items())
     yield "windows", f"{WINDOW} tokens, stride 1, padded at the left; sentences by clock hour"
     yield "threshold", "none: areas under the curve"
+    hours = len(np.unique(first_us[tested] // HOUR_US))
+    yield "days", f"{hours / 24:.2f}: the {hours:,} clock hours with flows to test on, of which alarms a day are told"
     yield "intervals", f"95 %, seed {arguments.seed}, {arguments.resamples} resamples of keys"
     yield "command", arguments.command
     yield "machine", machine()
