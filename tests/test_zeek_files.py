@@ -101,6 +101,14 @@ def test_json_gives_what_tsv_gives(tmp_path: Path) -> None:
         (1300475167.096535, 1_300_475_167_096_535),
         ("2011-03-18T19:06:07.096535Z", 1_300_475_167_096_535),
         ("2011-03-18T20:06:07.096535+01:00", 1_300_475_167_096_535),
+        ("2011-03-18T14:06:07.096535-05:00", 1_300_475_167_096_535),
+        ("2011-03-18T14:06:07.096535-0500", 1_300_475_167_096_535),
+        ("2011-03-18T19:06:07.096535", 1_300_475_167_096_535),
+        ("1300475167.096535", 1_300_475_167_096_535),
+        ("1300475167096", 1_300_475_167_096_000),
+        ("1211111111111", 1_211_111_111_111_000),
+        ("1300475167", 1_300_475_167_000_000),
+        ("-1.5", -1_500_000),
         ("2011-03-18T19:06:07Z", 1_300_475_167_000_000),
         (1300475167096, 1_300_475_167_096_000),
         (1300475167, 1_300_475_167_000_000),
@@ -112,6 +120,18 @@ def test_json_gives_what_tsv_gives(tmp_path: Path) -> None:
 )
 def test_all_forms_of_json_time_are_read(tmp_path: Path, ts: object, us: int) -> None:
     assert flows_in(log(tmp_path, jsonl(OBJECT | {"ts": ts})))["first_us"].tolist() == [us]
+
+
+def test_text_that_is_no_time_is_refused_as_that(tmp_path: Path) -> None:
+    source, [batch] = read(log(tmp_path, jsonl(OBJECT, OBJECT | {"ts": "noon"}, OBJECT | {"duration": 1e300})))
+    assert len(batch.flows) == 1
+    assert {damage.reason.rpartition(": ")[2] for damage in source.damages} == {"not a time"}
+
+
+@pytest.mark.parametrize("text", [HEADER + ROW, jsonl(OBJECT)], ids=["tsv", "json"])
+def test_a_mark_of_utf_8_before_a_log_is_no_part_of_it(tmp_path: Path, text: str) -> None:
+    source, [batch] = read(log(tmp_path, b"\xef\xbb\xbf" + text.encode()))
+    assert (len(batch.flows), batch.uids, source.damages) == (1, ["Cabc"], [])
 
 
 @given(st.integers(0, 4_000_000_000_000_000))
@@ -164,6 +184,15 @@ def test_awkward_strings_come_out_of_tsv_as_zeeks_json_has_them() -> None:
         compared += 1
     assert compared >= 6
     assert text_of(b"a\\x00b\\x01\\x1f\\x7f") == "a\x00b\x01\x1f\x7f"
+
+
+def test_a_uid_comes_out_of_tsv_as_json_has_it(tmp_path: Path) -> None:
+    awkward = "C\t\\x\u00fc"
+    cells = ROW + ROW.replace("Cabc", "C\\x09\\\\x\u00fc") + ROW.replace("Cabc", "-")
+    _, [tsv] = read(log(tmp_path, HEADER + cells, "tsv"))
+    assert tsv.uids == ["Cabc", awkward, ""]
+    _, [objects] = read(log(tmp_path, jsonl(OBJECT, OBJECT | {"uid": awkward}, OBJECT | {"uid": "C\\x09"}), "json"))
+    assert objects.uids == ["Cabc", awkward, "C\\x09"]
 
 
 def test_payload_zeek_left_out_is_taken_from_the_ip_bytes_except_for_tcp(tmp_path: Path) -> None:
@@ -312,7 +341,7 @@ def test_a_broken_line_is_named_and_the_others_are_read(tmp_path: Path) -> None:
     assert [(damage.line, damage.reason) for damage in sorted(source.damages, key=lambda damage: damage.line)] == [
         (7, "id.resp_h is '10.0.0.256': not an address"),
         (9, "id.resp_p is '80000': not from 0 to 65535"),
-        (11, "ts is 'yesterday': not a number"),
+        (11, "ts is 'yesterday': not a time"),
         (13, "ts is '-': not a time"),
         (15, "ts is 'nan': not a time"),
         (17, "orig_bytes is '-100': not from 0 to 4611686018427387904"),
@@ -375,7 +404,7 @@ def test_damaged_bytes_never_crash_the_reader_and_no_row_vanishes(
         (b"Lorem ipsum dolor\n", "begins with neither"),
         (ROW.encode(), "begins with neither"),
         (b"\x00\x01\x02", "begins with neither"),
-        (HEADER.replace("#path\tconn", "#path\tdns").encode(), "it is a dns.log"),
+        (HEADER.replace("#path\tconn", "#path\tdns").replace("conn_state", "query").encode(), "it is a dns.log"),
         (HEADER.replace("\tproto", "").encode(), "it has no column proto"),
         (b"#separator \\x09\n#path\tconn\n", "no #fields"),
         (b'{"ts": 1.0}\n', "no id.orig_h"),
@@ -390,6 +419,17 @@ def test_a_file_that_is_no_conn_log_is_refused_in_one_line(tmp_path: Path, conte
     assert says in str(refused.value)
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_conn_log_of_another_name_is_read_where_it_was_named_and_put_aside_in_a_folder(tmp_path: Path) -> None:
+    named = log(tmp_path, HEADER.replace("#path\tconn", "#path\tconn_internal") + ROW, "conn_internal.log")
+    assert len(flows_in(named)) == 1
+    log(tmp_path, HEADER + ROW)
+    source, [batch] = read(tmp_path)
+    assert len(batch.flows) == 1
+    [(path, reason)] = source.skipped_files
+    assert path == str(named)
+    assert "it is a conn_internal.log, which may repeat what a conn.log has: name the file" in reason
 
 
 def test_a_folders_other_files_are_put_aside_with_the_reason(tmp_path: Path) -> None:

@@ -120,6 +120,25 @@ def test_a_cut_line_gives_nothing_before_its_end_and_its_row_after_it(path: Path
     assert following.skipped() == {}
 
 
+@pytest.mark.parametrize("form", [rows, jsonl])
+def test_a_log_with_a_mark_of_utf_8_before_it_is_followed(path: Path, form: Callable[..., str]) -> None:
+    path.write_bytes(b"\xef\xbb\xbf" + ((header() if form is rows else "") + form(1)).encode())
+    following = Following(path)
+    assert following.uids(1) == [1]
+    marks = following.end()
+    add(path, form(2))
+    following = Following(path, marks)
+    assert following.uids(1) == [2]
+    assert following.skipped() == {}
+
+
+def test_a_log_of_another_name_is_followed_where_its_site_writes_connections_to_it(path: Path) -> None:
+    path.write_text(header().replace("#path\tconn", "#path\tconn_internal") + rows(1))
+    following = Following(path)
+    assert following.uids(1) == [1]
+    assert following.skipped() == {}
+
+
 def test_a_log_that_is_renamed_is_read_to_its_end_and_then_the_new_one(path: Path) -> None:
     path.write_text(header(1) + rows(1))
     following = Following(path)

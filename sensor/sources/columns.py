@@ -7,6 +7,7 @@ left out at the end, so that one bad line never costs its neighbours.
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ ADDRESSES_KEPT = 1_000_000
 ADDRESS_BYTES = 64
 """The longest address has 45 letters, before its zone; what is longer is none and not remembered: it may be megabytes."""
 
+_ESCAPE = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|\\)")
 _MAPPED = b"\x00" * 10 + b"\xff\xff"
 """Prefix of IPv4-mapped addresses (RFC 4291, 2.5.5.2)."""
 NO_ADDRESS = b"\xff" * 16
@@ -28,6 +30,7 @@ NO_ADDRESS = b"\xff" * 16
 
 LIMIT = 1 << 62
 """Larger counts are damage, not traffic."""
+BACKSLASH = ord("\\")
 SHOWN = 80
 """Signs of a refused cell that its reason shows: a cell may be megabytes long."""
 
@@ -52,6 +55,13 @@ class AddressBook(dict[bytes | str, bytes]):
             pass
         self[text] = packed
         return packed
+
+
+def unescape(cell: bytes) -> bytes:
+    r"""Undo Zeek's escapes: \xHH and \\ (separators, non-printable bytes, broken UTF-8; Zeek's LogAscii writer)."""
+    if b"\\" not in cell:
+        return cell
+    return _ESCAPE.sub(lambda escape: bytes([int(escape[1], 16)]) if escape[1] else b"\\", cell)
 
 
 def good_rows(
@@ -93,13 +103,19 @@ class Columns:
         return None if cells is None or (self.missing is None and all(cell is None for cell in cells)) else cells
 
     def names(self, name: str, most_bytes: int) -> NDArray[np.bytes_]:
-        """(rows,) short texts as bytes, b"" where there is none; longer ones are refused."""
+        """(rows,) short texts as bytes, without Zeek's escapes, b"" where there is none; longer ones are refused."""
         cells = ["" if cell in (None, self.missing) else cell for cell in self.cells.get(name, [None] * self.rows)]
         packed = [cell if isinstance(cell, bytes) else cell.encode() for cell in cells]
         self.refuse(np.array([len(cell) > most_bytes for cell in packed], np.bool_), name, f"longer than {most_bytes} bytes")
-        return np.array([cell[:most_bytes] for cell in packed], np.bytes_)
+        return self._unescaped(np.array([cell[:most_bytes] for cell in packed], np.bytes_))
 
-    def _values(self, name: str, read: Callable[[Any], float], default: float) -> list[float]:
+    def _unescaped(self, names: NDArray[np.bytes_]) -> NDArray[np.bytes_]:
+        """The same without Zeek's escapes, which stand in TSV only, and there in hardly any."""
+        if self.missing is None or not (names.view(np.uint8) == BACKSLASH).any():
+            return names
+        return np.array([unescape(name) for name in names.tolist()], names.dtype)
+
+    def _values(self, name: str, read: Callable[[Any], float], default: float, what: str = "not a number") -> list[float]:
         cells = self.cells.get(name)
         missing = self.missing
         if cells is None:
@@ -107,9 +123,9 @@ class Columns:
         try:
             return [default if cell == missing else read(cell) for cell in cells]
         except (ValueError, TypeError, OverflowError):
-            return self._one_by_one(name, read, default)
+            return self._one_by_one(name, read, default, what)
 
-    def _one_by_one(self, name: str, read: Callable[[Any], float], default: float) -> list[float]:
+    def _one_by_one(self, name: str, read: Callable[[Any], float], default: float, what: str) -> list[float]:
         values, wrong = [], np.zeros(self.rows, np.bool_)
         for row, cell in enumerate(self.cells[name]):
             try:
@@ -117,7 +133,7 @@ class Columns:
             except (ValueError, TypeError, OverflowError):
                 wrong[row] = True
                 values.append(default)
-        self.refuse(wrong, name, "not a number")
+        self.refuse(wrong, name, what)
         return values
 
     def floats(self, name: str, read: Callable[[Any], float]) -> NDArray[np.float64]:
@@ -137,7 +153,7 @@ class Columns:
 
     def microseconds(self, name: str, read: Callable[[Any], float], *, default: float, limit_s: float) -> NDArray[np.int64]:
         """(rows,) seconds as whole microseconds, to the nearest. What is no time up to `limit_s` either way is refused."""
-        seconds = np.array(self._values(name, read, default), np.float64)
+        seconds = np.array(self._values(name, read, default, "not a time"), np.float64)
         good = np.abs(seconds) <= limit_s  # false for NaN
         self.refuse(~good, name, "not a time")
         return np.asarray(np.rint(np.where(good, seconds, 0.0) * 1e6), dtype=np.int64)

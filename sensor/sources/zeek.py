@@ -8,6 +8,7 @@ or, met in a folder, put aside in `skipped_files`.
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from itertools import takewhile
 from pathlib import Path
 
@@ -43,6 +44,7 @@ class ConnLogSource(FinishedSource):
         self.connections = 0
         """Connections read so far."""
         self._timed = not as_written
+        self._named = set(map(Path, paths))
         super().__init__(paths, block_flows, NotAConnLog, "conn.log")
 
     def _file(self, path: Path) -> Finished:
@@ -50,7 +52,7 @@ class ConnLogSource(FinishedSource):
         lines = LineFile(path, self._damages)
         before = self.bytes_done
         parts: list[Finished] = []
-        read = read_json if head_of(path).lstrip()[:1] == b"{" else read_tsv
+        read = read_json if _head(path)[:1] == b"{" else read_tsv
         for columns, numbers in read(lines.blocks(), str(path), self._damages):
             parts.append(self._connections(columns, numbers, str(path), self._damages))
             self.bytes_done = before + lines.bytes_read
@@ -63,7 +65,7 @@ class ConnLogSource(FinishedSource):
 
     def _begins(self, path: Path) -> float:
         """When the first connection of a conn.log ended, to put files in order; NotAConnLog for a file that is none."""
-        head = b"\n".join(head_of(path).split(b"\n")[:HEAD_LINES]).lstrip()
+        head = b"\n".join(_head(path).split(b"\n")[:HEAD_LINES])
         if not head:
             raise NotAConnLog(f"{path} is empty")
         if head[:1] not in b"#{":
@@ -72,7 +74,7 @@ class ConnLogSource(FinishedSource):
             header = Header()
             for line in takewhile(lambda line: line[:1] == b"#", head.split(b"\n")):
                 header.take(line)
-            if refusal := header.refusal():
+            if refusal := header.refusal(named=path in self._named):
                 raise NotAConnLog(f"{path} is no conn.log: {refusal}")
         damages = Damages()
         for columns, numbers in (read_json if head[:1] == b"{" else read_tsv)([(1, head)], str(path), damages):
@@ -100,3 +102,8 @@ class ConnLogSource(FinishedSource):
         pairs = list(zip(texts or unset, details or unset, strict=True))
         places = {pair: self._labels.place(*(text_of(cell) for cell in pair)) for pair in dict.fromkeys(pairs)}
         return np.array([places[pair] for pair in pairs], np.int64)
+
+
+def _head(path: Path) -> bytes:
+    """The first piece of a log, from its first letter on. Raises OSError and Broken."""
+    return head_of(path).removeprefix(BOM_UTF8).lstrip()

@@ -57,7 +57,7 @@ class Cells(Columns):
         return [self.cell(name, row) if held else None for row, held in enumerate(here)]
 
     def names(self, name: str, most_bytes: int) -> NDArray[np.bytes_]:
-        """(rows,) short texts as bytes, b"" where there is none; longer ones are refused."""
+        """(rows,) short texts as bytes, without Zeek's escapes, b"" where there is none; longer ones are refused."""
         slot = self._slots.get(name)
         if slot is None or not self.rows:
             return np.zeros(self.rows, "S1")
@@ -67,7 +67,7 @@ class Cells(Columns):
         told = self._told()
         kernel.copies(self._bytes, begins, ends, out, told)
         self.refuse(told == kernel.ODD, name, f"longer than {most_bytes} bytes")
-        return out.view(f"S{out.shape[1]}")[:, 0]
+        return self._unescaped(out.view(f"S{out.shape[1]}")[:, 0])
 
     def integers(
         self, name: str, *, default: int, low: int, high: int = LIMIT, read: Callable[[Any], int] = int
@@ -94,7 +94,7 @@ class Cells(Columns):
             kernel.times(self._bytes, self._begins[slot], self._ends[slot], in_json, stamps, told)
         good = (told != kernel.MISSING) | (abs(default) <= limit_s)
         stamps[told == kernel.MISSING] = round(default * 1e6) if abs(default) <= limit_s else 0
-        for row, seconds in self._read(name, told, read):
+        for row, seconds in self._read(name, told, read, "not a time"):
             good[row] = abs(seconds) <= limit_s  # false for NaN
             stamps[row] = round(seconds * 1e6) if good[row] else 0
         self.refuse(~good, name, "not a time")
@@ -127,7 +127,9 @@ class Cells(Columns):
     def _told(self) -> NDArray[np.uint8]:
         return np.empty(self.rows, np.uint8)
 
-    def _read(self, name: str, told: NDArray[np.uint8], read: Callable[[Any], Any]) -> list[tuple[int, Any]]:
+    def _read(
+        self, name: str, told: NDArray[np.uint8], read: Callable[[Any], Any], what: str = "not a number"
+    ) -> list[tuple[int, Any]]:
         """Row and number of each odd cell, by Python; what it cannot read is refused."""
         values, wrong = [], np.zeros(self.rows, np.bool_)
         for row in np.flatnonzero(told == kernel.ODD).tolist():
@@ -135,5 +137,5 @@ class Cells(Columns):
                 values.append((row, read(self.cell(name, row))))
             except (ValueError, TypeError, OverflowError):
                 wrong[row] = True
-        self.refuse(wrong, name, "not a number")
+        self.refuse(wrong, name, what)
         return values

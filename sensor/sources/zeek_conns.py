@@ -3,15 +3,17 @@
 Three things that Zeek leaves open are decided here. A missing payload count (Zeek writes none for a lone packet) is taken
 from the IP bytes where headers have one size, and is 0 for TCP: what the packets would have given. An
 ICMP "port" is the type, and the other one the code only if the type has no counterpart (Zeek writes the type of the answer
-there). A JSON timestamp without a fraction is milliseconds, as LogAscii::json_timestamps=TS_MILLIS writes them.
+there). A JSON timestamp without a fraction is milliseconds, as LogAscii::json_timestamps=TS_MILLIS writes them; a number
+that some other program has put into quotes is read like one without.
 
 Called by `zeek` for files and by `zeek_events` for what Zeek sends.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,6 +33,8 @@ _COUNTERPARTS = {
     ICMPV6: (128, 129, 130, 131, 133, 134, 135, 136, 139, 140, 144, 145),
 }
 """ICMP types that Zeek pairs: for them resp_p is the other type (Zeek's ICMP4_counterpart and ICMP6_counterpart)."""
+_WHOLE, _DECIMAL = re.compile(r"-?[0-9]{9,18}"), re.compile(r"-?[0-9]{1,18}\.[0-9]+")
+"""Numbers as text; eight digits may be a day."""
 
 
 class Cells(Protocol):
@@ -123,9 +127,14 @@ def _fill_counts(columns: Cells, conns: NDArray[np.void]) -> None:
 
 
 def _epoch_s(cell: str | float) -> float:
-    """Seconds since the epoch from any of JSON's three forms."""
+    """Seconds since the epoch from any of JSON's three forms; a day and time without a zone is UTC. Raises ValueError."""
     if isinstance(cell, str):
-        return datetime.fromisoformat(cell if cell[-1:] in "Zz" or "+" in cell else cell + "Z").timestamp()
+        if _DECIMAL.fullmatch(cell):
+            return float(cell)
+        if not _WHOLE.fullmatch(cell):
+            time = datetime.fromisoformat(cell)
+            return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+        cell = int(cell)
     if isinstance(cell, int):
         # Zeek writes whole numbers for milliseconds only. As seconds this range is 1973 to 5138, as milliseconds it would
         # be the first three years after 1970: whole seconds there come from a program that has re-written the log.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -51,7 +52,8 @@ class Look(NamedTuple):
 def finished_of(block: bytes, first: int, header: Header, path: str, damages: Damages, book: AddressBook) -> Iterator[Finished]:
     """The connections of whole lines, as they lie; TSV under `header`, which takes up what header lines say."""
     blocks = [(first, block)]
-    tables = read_json(blocks, path, damages) if block.lstrip()[:1] == b"{" else read_tsv(blocks, path, damages, header)
+    in_json = block.removeprefix(BOM_UTF8).lstrip()[:1] == b"{"
+    tables = read_json(blocks, path, damages) if in_json else read_tsv(blocks, path, damages, header)
     for columns, numbers in tables:
         conns, uids = connections(columns, book), columns.names("uid", UID_BYTES)
         keep = columns.good(damages, path, numbers)
@@ -62,7 +64,7 @@ def finished_of(block: bytes, first: int, header: Header, path: str, damages: Da
 def look(head: bytes, else_us: int) -> Look | None:
     """What the first HEAD_BYTES of a log tell; None before its first connection. `else_us` is for one without a time."""
     header, at, full = Header(), 0, len(head) >= HEAD_BYTES
-    head = head.replace(b"\r\n", b"\n")
+    head = head.removeprefix(BOM_UTF8).replace(b"\r\n", b"\n")
     while head.startswith((b"#", b"\n"), at):
         end = head.find(b"\n", at)
         if end < 0:

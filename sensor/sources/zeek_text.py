@@ -11,14 +11,14 @@ null. `zeek_conns` makes connections of the columns.
 
 from __future__ import annotations
 
-import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from sensor.sources.columns import Columns
+from sensor.sources.columns import Columns, unescape
 from sensor.sources.lines import Damages
 from sensor.sources.zeek_cells import Cells
 from sensor.sources.zeek_kernel import (
@@ -36,6 +36,8 @@ from sensor.sources.zeek_kernel import (
 
 NEEDED = ("ts", "id.orig_h", "id.orig_p", "id.resp_h", "id.resp_p", "proto")
 """Without these a log is no conn.log."""
+OURS = "conn_state"
+"""No other log of Zeek's has this column."""
 USED = (
     *NEEDED, "uid", "duration", "orig_bytes", "resp_bytes", "conn_state", "orig_pkts", "orig_ip_bytes", "resp_pkts",
     "resp_ip_bytes", "ip_proto", "label", "detailedlabel", "detailed-label",
@@ -58,15 +60,6 @@ Blocks = Iterable[tuple[int, bytes]]
 """Whole lines with the number of the first one."""
 Tables = Iterator[tuple[Columns, NDArray[np.int64]]]
 """Columns with each row's line number."""
-
-_ESCAPE = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|\\)")
-
-
-def unescape(cell: bytes) -> bytes:
-    r"""Undo Zeek's escapes: \xHH and \\ (separators, non-printable bytes, broken UTF-8; Zeek's LogAscii writer)."""
-    if b"\\" not in cell:
-        return cell
-    return _ESCAPE.sub(lambda escape: bytes([int(escape[1], 16)]) if escape[1] else b"\\", cell)
 
 
 def text_of(cell: bytes | str | None) -> str:
@@ -102,12 +95,19 @@ class Header:
             self.inner = len(last)
             self.fields = [text_of(value) for value in (*values[:-1], *last)]
 
-    def refusal(self) -> str | None:
-        """Why lines under this header are no connections, or None."""
+    def refusal(self, *, named: bool = True) -> str | None:
+        """Why lines under this header are no connections, or None.
+
+        A site may write some connections to a log of another name, beside conn.log or in its place (Zeek's filters). Whoever
+        names such a log means it; found in a folder it might be half of the connections a second time.
+        """
         if not self.fields:
             return "its header has no #fields line"
         if self.path not in (None, "conn"):
-            return f"it is a {self.path}.log"
+            if OURS not in self.fields:
+                return f"it is a {self.path}.log"
+            if not named:
+                return f"it is a {self.path}.log, which may repeat what a conn.log has: name the file to read it"
         lacking = [name for name in NEEDED if name not in self.fields]
         return f"it has no column {', '.join(lacking)}" if lacking else None
 
@@ -115,7 +115,8 @@ class Header:
 def read_tsv(blocks: Blocks, path: str, damages: Damages, header: Header | None = None) -> Tables:
     """Columns of each run of lines between headers. A `header` that was met before holds until another comes."""
     header = header or Header()
-    for first, block in blocks:
+    for first, whole in blocks:
+        block = whole if first > 1 else whole.removeprefix(BOM_UTF8)
         number, start, marked = first, 0, b"#" in block
         while start < len(block):
             if block.startswith(b"#", start):
@@ -244,7 +245,8 @@ _KEYS = _Keys()
 def read_json(blocks: Blocks, path: str, damages: Damages) -> Tables:
     """Columns of each block of JSON lines."""
     guesses = np.full(MOST_KEYS, -1, np.int64)
-    for first, block in blocks:
+    for first, whole in blocks:
+        block = whole if first > 1 else whole.removeprefix(BOM_UTF8)
         lines = block.count(b"\n") + 1
         begins, ends = np.empty((len(USED), lines), np.int32), np.empty((len(USED), lines), np.int32)
         numbers, odd = np.empty(lines, np.int64), np.empty((lines, 3), np.int64)
