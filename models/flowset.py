@@ -49,6 +49,10 @@ class FlowSet(NamedTuple):
     """(N,) hours, alike; None where they were not kept, and days must do."""
 
 
+class NoneHeldBack(ValueError):  # noqa: N818  # reads as the sentence it is, beside ModelDoesNotFit
+    """The files that were to be held back have no flow with a class."""
+
+
 class Split(NamedTuple):
     """Row numbers of what is trained on, held back from training, and tested on; only rows with a class, ascending."""
 
@@ -118,9 +122,17 @@ def given(flows: FlowSet, test: Bools, seed: int = 1, validation: float = 0.1) -
 
 
 def apart(flows: FlowSet, first: int) -> Split:
-    """Hold back all rows from `first` on, which are of other files, and so of other sequences. Raises ValueError."""
+    """Hold back all rows from `first` on, which are of other files, and so of other sequences.
+
+    Raises NoneHeldBack when none of them has a class, and ValueError when no row before them has.
+    """
     held = np.arange(len(flows.label)) >= first
-    part = np.where(flows.label == UNJUDGED, _NOWHERE, np.where(held, _VALIDATION, _TRAINING)).astype(np.int8)
+    judged = flows.label != UNJUDGED
+    if not (held & judged).any():
+        raise NoneHeldBack(
+            f"none of {int(held.sum()):,} flows held back has a class: give labels for them, or hold others back"
+        )
+    part = np.where(judged, np.where(held, _VALIDATION, _TRAINING), _NOWHERE).astype(np.int8)
     return _split(part, flows.restart, share=0.0, validation=1.0)
 
 

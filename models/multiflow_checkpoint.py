@@ -58,6 +58,14 @@ class FlowManifest(msgspec.Struct, frozen=True, kw_only=True):
     calibration: dict[str, Any] = {}
     """The tail of ordinary conversation-hours; as `calibrate` writes it, whose affair the types are."""
     data: tuple[Source, ...] = ()
+    split: Literal["", "honest", "stratified", "by file"] = ""
+    """How `data` was cut, by the ways of `flowset` and with `seed`; "" is not known."""
+    test: float = 0.0
+    """Share that was kept to test on."""
+    held_back: float = 0.0
+    """Share of the rest that was held back; of a split by file, none of it."""
+    files_held_back: int = 0
+    """So many of `data`, its last, were held back whole."""
     seed: int = 0
     command: str = ""
     validation: dict[str, float] = {}

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -112,8 +113,9 @@ class Trainer:
         _check(trained, counts, shape)
         self.scale = scale.fit(trained)
         self.history: list[Passed] = []
-        self.remarks: list[str] = []
-        """What went wrong on the way without ending it, a line each."""
+        self.kept = 0
+        """The epoch whose checkpoint stands, in the process that writes it; 0 while there is none."""
+        self._unkept = False
         self._sha256 = _fingerprint(flows, split)
         self._rows = torch.from_numpy(flows.rows).to(self.device)
         self._label = torch.from_numpy(flows.label).to(self.device)
@@ -136,12 +138,18 @@ class Trainer:
         self._best = self._copy()
 
     def run(
-        self, progress: Callable[[Passed], None] | None = None, checkpoint: Path | None = None, *, resume: bool = False
+        self,
+        progress: Callable[[Passed], None] | None = None,
+        checkpoint: Path | None = None,
+        *,
+        resume: bool = False,
+        warn: Callable[[str], None] | None = None,
     ) -> list[Passed]:
         """Train until the held-back flows are judged no better; returns the history.
 
         With `checkpoint`, the training is kept in that file after every epoch; with `resume` it goes on from there, if the file
-        is there. Raises CheckpointDoesNotFit, and ValueError when the loss is no number any more.
+        is there. `warn` hears at once when no checkpoint can be written, and when one can again. Raises CheckpointDoesNotFit,
+        and ValueError when the loss is no number any more.
         """
         if checkpoint and resume:
             self._go_on(checkpoint)
@@ -155,7 +163,7 @@ class Trainer:
                     raise ValueError(f"training diverged in epoch {number} (the loss is {train_nats:g}): give a lower --rate")
                 self._judge(number, train_nats)
                 if checkpoint and self.together.first:
-                    self._keep(checkpoint)
+                    self._keep(checkpoint, warn or (lambda _: None))
                 if progress is not None:
                     progress(self.history[-1])
         finally:
@@ -286,24 +294,30 @@ class Trainer:
             history=self.history,
         )
 
-    def _keep(self, checkpoint: Path) -> None:
+    def _keep(self, checkpoint: Path, warn: Callable[[str], None]) -> None:
         """Write the checkpoint; if it cannot be written, training goes on, and the last good one stands."""
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self._best.items()}
         for place, state in self._optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{self._names[place]}.{kind}": value for kind, value in state.items()}
+        number = len(self.history)
         try:
             unfinished.write(checkpoint, self._about(), tensors)
         except OSError as wrong:
-            told = (
-                f"{checkpoint}: no checkpoint after epoch {len(self.history)} ({wrong.strerror}): an earlier one still stands"
-            )
-            self.remarks.append(told)
+            stands = f"that of epoch {self.kept} still stands" if self.kept else "there is none yet"
+            if not self._unkept:
+                warn(f"{checkpoint}: no checkpoint after epoch {number} ({wrong.strerror}): {stands}, and training goes on")
+            self._unkept = True
+            return
+        if self._unkept:
+            warn(f"{checkpoint}: a checkpoint again, after epoch {number}")
+        self.kept, self._unkept = number, False
 
     def _go_on(self, checkpoint: Path) -> None:
         """Take a checkpoint up, which the first process reads for all."""
-        content = self.together.spread(unfinished.read(checkpoint) if self.together.first else b"")
-        if not content:
+        read = unfinished.read(checkpoint) if self.together.first else None
+        content = msgspec.msgpack.decode(self.together.spread(msgspec.msgpack.encode(read)), type=bytes | None)
+        if content is None:  # there is no file, which an empty one is not
             return
         about, tensors = unfinished.decode(checkpoint, content, self._about())
         held = self.model.state_dict()
@@ -314,7 +328,7 @@ class Trainer:
         sizes_held = {name: tensor.shape for name, tensor in tensors.items()}
         other = sorted(name for name in wanted.keys() | tensors.keys() if wanted.get(name) != sizes_held.get(name))
         if other:
-            raise CheckpointDoesNotFit(f"{checkpoint}: its numbers do not fit ({other[0]}): train afresh without --resume")
+            raise CheckpointDoesNotFit(f"{checkpoint}: its numbers do not fit ({other[0]}): {unfinished.AFRESH}")
         moments = {place: _part(tensors, f"optimiser.{name}.") for place, name in enumerate(self._names)}
         groups = self._optimiser.state_dict()["param_groups"]
         self._optimiser.load_state_dict({"state": moments, "param_groups": groups})
@@ -322,6 +336,7 @@ class Trainer:
         self._best = self._copy()
         self.model.load_state_dict(_part(tensors, "model."))
         self.history = about.history
+        self.kept = len(self.history)
 
 
 def temperature(logits: NDArray[np.float32], label: Ints) -> float:

@@ -19,6 +19,8 @@ from torch import Tensor
 
 FORMAT = "netseq-multiflow-training-1"
 """Another number at the end is another layout, or another meaning of the same numbers."""
+AFRESH = "remove it to train afresh"
+AS_BEFORE = f"go on with what it was made with, or {AFRESH}"
 _KEY = "training"
 _LENGTH_BYTES = 8
 """safetensors begins with the length of its header, little-endian."""
@@ -68,34 +70,34 @@ def write(path: Path, about: About, tensors: dict[str, Tensor]) -> None:
         raise
 
 
-def read(path: Path) -> bytes:
-    """The bytes of a checkpoint; none where there is no file. Raises CheckpointDoesNotFit when it cannot be read."""
+def read(path: Path) -> bytes | None:
+    """The bytes of a checkpoint; None where there is no file. Raises CheckpointDoesNotFit when it cannot be read."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        return b""
+        return None
     except OSError as wrong:
         raise CheckpointDoesNotFit(f"{path}: the checkpoint cannot be read ({wrong.strerror})") from None
 
 
 def decode(path: Path, content: bytes, wanted: About) -> tuple[About, dict[str, Tensor]]:
     """Take a checkpoint apart. Raises CheckpointDoesNotFit unless it was made with the shape, settings and data of `wanted`."""
-    again = "train afresh without --resume, or remove it"
     try:
         head = int.from_bytes(content[:_LENGTH_BYTES], "little")
         kept = msgspec.json.decode(content[_LENGTH_BYTES : _LENGTH_BYTES + head])["__metadata__"][_KEY]
         form = msgspec.json.decode(kept)["format"]
         if form != FORMAT:
-            raise CheckpointDoesNotFit(f"{path}: a checkpoint of another version ({str(form)[:60]!r}): {again}")
+            raise CheckpointDoesNotFit(f"{path}: a checkpoint of another version ({str(form)[:60]!r}): {AFRESH}")
         about = msgspec.json.decode(kept, type=About)
         tensors = load_tensors(content)
     except (SafetensorError, msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError) as wrong:
-        raise CheckpointDoesNotFit(f"{path}: no checkpoint, or a damaged one ({type(wrong).__name__}): {again}") from None
+        raise CheckpointDoesNotFit(f"{path}: no checkpoint, or a damaged one ({type(wrong).__name__}): {AFRESH}") from None
     for what, had, has in (("shape", about.shape, wanted.shape), ("settings", about.settings, wanted.settings)):
         other = sorted(name for name in had.keys() | has.keys() if had.get(name) != has.get(name))
         if other:
             told = ", ".join(f"{name} {had.get(name)}, now {has.get(name)}" for name in other)
-            raise CheckpointDoesNotFit(f"{path}: the checkpoint was made with another {what} ({told}): {again}")
+            longer = "; no run can be lengthened: the learning rate falls over all its epochs" if "epochs" in other else ""
+            raise CheckpointDoesNotFit(f"{path}: the checkpoint was made with another {what} ({told}{longer}): {AS_BEFORE}")
     if about.data_sha256 != wanted.data_sha256:
-        raise CheckpointDoesNotFit(f"{path}: the checkpoint was made with other data, labels or another split: {again}")
+        raise CheckpointDoesNotFit(f"{path}: the checkpoint was made with other data, labels or another split: {AS_BEFORE}")
     return about, tensors

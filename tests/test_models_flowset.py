@@ -6,7 +6,7 @@ from hypothesis import given as drawn
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from models.flowset import UNJUDGED, FlowSet, Split, apart, class_counts, given, honest, join, remarks, stratified
+from models.flowset import UNJUDGED, FlowSet, NoneHeldBack, Split, apart, class_counts, given, honest, join, remarks, stratified
 from models.windows import sequences
 
 
@@ -169,7 +169,7 @@ def test_files_held_back_are_held_back_whole_but_for_what_nobody_judged() -> Non
     split = apart(flows, 3)
     assert part_of(split, 6) == ["t", "t", "-", "v", "-", "v"]
     np.testing.assert_array_equal(split.restart, flows.restart)
-    with pytest.raises(ValueError, match="can be held back"):
-        apart(flows, 6)
+    with pytest.raises(NoneHeldBack, match="none of 2 flows held back has a class: give labels for them, or hold others back"):
+        apart(flows_of([0, 1, 0, UNJUDGED, UNJUDGED], [0, 1, 1, 2, 2]), 3)
     with pytest.raises(ValueError, match="left to train on"):
         apart(flows, 0)

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
-import errno
 import os
+import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import said
 
 from models.multiflow_checkpoint import load
 from models.multiflow_train import Trainer
@@ -107,6 +110,53 @@ def test_epochs_0_only_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert not (tmp_path / "office").exists()
 
 
+def test_epochs_0_reads_what_cannot_be_trained_on_and_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = write_table(tmp_path / "flows.csv")
+    arguments = (table, "--output", tmp_path / "office", "--classes", "Normal,Bot")
+    label = "note         label 'PortScan' is of no class"
+    assert train(*arguments, "--epochs", "0") == 0
+    told = said(capsys)[0]
+    for line in ("read         600 flows", label, "are all of one class", "none: --epochs 0 only reads"):
+        assert line in told
+    assert train(*arguments) == 2
+    out, err = said(capsys)
+    assert label in out
+    assert "are all of one class" in err
+    assert err.count("\n") == 1
+    assert train(*arguments, "--quiet") == 2
+    assert not said(capsys)[0]
+    assert train(table, "--output", tmp_path / "office", "--test", "0.99", "--validation", "0.99", "--epochs", "0") == 0
+    assert "read         600 flows" in said(capsys)[0]
+
+
+def test_files_held_back_without_a_class_are_the_ones_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, other = write_table(tmp_path / "flows.csv"), write_table(tmp_path / "other.csv", flows=50, label=False)
+    assert train(table, "--held-back", other, "--output", tmp_path / "office") == 2
+    told = "none of 50 flows held back has a class: give labels for them, or hold others back"
+    assert said(capsys)[1] == f"netseq-train: --held-back {other}: {told}\n"
+
+
+def test_what_is_trained_on_cannot_be_held_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tables").mkdir()
+    table = write_table(tmp_path / "tables" / "flows.csv")
+    copy = Path(shutil.copy(table, tmp_path / "copy.csv"))
+    pairs = ((table, table), (table.parent, table), (table, table.parent), (table, copy))
+    for files, held in pairs:
+        assert train(files, "--held-back", held, "--output", tmp_path / "office") == 2
+        told = "is the same data" if held == copy else "shares files with it"
+        assert said(capsys)[1] == f"netseq-train: --held-back {held}: {files} is trained on, and {told}: hold others back\n"
+
+
+def test_the_manifest_says_how_the_data_were_cut(tmp_path: Path) -> None:
+    table, other = write_table(tmp_path / "flows.csv"), write_table(tmp_path / "other.csv", flows=200, seed=1)
+    shares = ("--split", "stratified", "--test", "0.25", "--validation", "0.125")
+    assert train(table, "--output", tmp_path / "one", "--quiet", "--epochs", "1", *shares) == 0
+    assert train(table, "--output", tmp_path / "two", "--quiet", "--epochs", "1", "--held-back", other) == 0
+    one, two = (load(tmp_path / name).manifest for name in ("one", "two"))
+    assert (one.split, one.test, one.held_back, one.files_held_back) == ("stratified", 0.25, 0.125, 0)
+    assert (two.split, two.test, two.held_back, two.files_held_back) == ("by file", 0.0, 0.0, 1)
+
+
 def test_an_interrupted_training_goes_on_to_the_same_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,12 +165,12 @@ def test_an_interrupted_training_goes_on_to_the_same_model(
     assert train(*arguments, "--output", tmp_path / "whole") == 0
     run = Trainer.run
 
-    def interrupted(trainer: Trainer, _: object, checkpoint: Path, *, resume: bool) -> list[Passed]:
+    def interrupted(trainer: Trainer, _: object, checkpoint: Path, **given: Any) -> list[Passed]:
         def stop(passed: Passed) -> None:
             if passed.number == 2:
                 raise KeyboardInterrupt
 
-        return run(trainer, stop, checkpoint, resume=resume)
+        return run(trainer, stop, checkpoint, **given)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "run", interrupted)
@@ -128,7 +178,7 @@ def test_an_interrupted_training_goes_on_to_the_same_model(
     checkpoint = tmp_path / "parts" / CHECKPOINT
     assert f"no model was written: --resume goes on from {checkpoint}" in capsys.readouterr().err
     assert train(*arguments, "--output", tmp_path / "parts") == 2
-    assert "a training was interrupted here: --resume goes on, or remove it" in capsys.readouterr().err
+    assert "a training was interrupted here: --resume goes on, or remove it to train afresh" in capsys.readouterr().err
     assert train(*arguments, "--output", tmp_path / "parts", "--rate", "0.5", "--resume") == 2
     assert "another settings (rate 0.002, now 0.5)" in capsys.readouterr().err
     assert train(*arguments, "--output", tmp_path / "parts", "--resume") == 0
@@ -138,20 +188,95 @@ def test_an_interrupted_training_goes_on_to_the_same_model(
     assert not checkpoint.exists()
 
 
-def test_a_full_disk_leaves_the_checkpoint_to_make_the_model_of(
+def test_a_full_disk_leaves_the_checkpoint_to_make_the_model_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    office = tmp_path / "office"
+    arguments = (write_table(tmp_path / "flows.csv"), "--output", office)
+    (office / "manifest.json.new").mkdir(parents=True)  # the model cannot be written where this is
+    assert train(*arguments) == 1
+    out, err = said(capsys)
+    assert "model        none: it was not written" in out
+    assert (
+        err == f"netseq-train: {office}: the model cannot be written: Is a directory: --resume writes it once there is room\n"
+    )
+    (office / "manifest.json.new").rmdir()
+    assert train(*arguments, "--resume") == 0
+    assert load(office).manifest.validation
+    assert sorted(path.name for path in office.iterdir()) == ["manifest.json", "weights.safetensors"]
+
+
+def test_a_model_that_no_checkpoint_holds_is_written_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    office = tmp_path / "office"
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for name in (CHECKPOINT, "manifest.json"):
+        (office / f"{name}.new").mkdir(parents=True)
+    assert train(write_table(tmp_path / "flows.csv"), "--output", office) == 1
+    out, err = said(capsys)
+    first, second = err.splitlines()
+    told = "no checkpoint after epoch 1 (Is a directory): there is none yet, and training goes on"
+    assert first == f"netseq-train: {office / CHECKPOINT}: {told}"
+    assert second.startswith(f"netseq-train: {office}: the model cannot be written: Is a directory: it is in ")
+    elsewhere = Path(second.partition("it is in ")[2].removesuffix(" instead: move it from there"))
+    assert f"model        office 0.1.0 in {elsewhere}\n" in out
+    assert elsewhere.parent == tmp_path
+    assert load(elsewhere).manifest.name == "office"
 
-    arguments = (write_table(tmp_path / "flows.csv"), "--output", tmp_path / "office", "--quiet")
-    with monkeypatch.context() as patch:
-        patch.setattr("models.multiflow_checkpoint.save", full)
+
+@pytest.mark.parametrize(("epochs", "left"), [(1, "it is lost"), (2, "--resume goes on from epoch 1 of 2 once there is room")])
+def test_a_model_that_fits_nowhere_is_told_with_what_is_left(
+    epochs: int, left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, before = write_table(tmp_path / "flows.csv"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    arguments = (table, "--output", tmp_path / "office", "--epochs", epochs, "--quiet")
+    assert train(*arguments, "--epochs", 0) == 0  # what is compiled once must be on the disk before it is full
+    write = Trainer._keep
+
+    def fill(trainer: Trainer, *given: Any) -> None:
+        if len(trainer.history) == epochs:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        write(trainer, *given)
+
+    monkeypatch.setattr(Trainer, "_keep", fill)
+    try:
         assert train(*arguments) == 1
-    told = "the model cannot be written: No space left on device: --resume writes it once there is room\n"
-    assert capsys.readouterr().err.endswith(told)
-    assert train(*arguments, "--resume") == 0
-    assert load(tmp_path / "office").manifest.validation
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    checkpoint, model = said(capsys)[1].splitlines()
+    assert f"no checkpoint after epoch {epochs} (File too large)" in checkpoint
+    assert model.endswith(f"the model cannot be written: File too large, and neither can it be where TMPDIR says: {left}")
+    assert not [*(tmp_path / "temporary").iterdir()]
+
+
+def test_an_interruption_tells_from_which_epoch_the_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, office = write_table(tmp_path / "flows.csv"), tmp_path / "office"
+    judge = Trainer._judge
+
+    def stop(trainer: Trainer, number: int, nats: float) -> None:
+        if number == 2:
+            raise KeyboardInterrupt
+        judge(trainer, number, nats)
+
+    monkeypatch.setattr(Trainer, "_judge", stop)
+    assert train(table, "--output", office, "--quiet") == 130
+    told = f"interrupted: no model was written: --resume goes on from {office / CHECKPOINT}, after epoch 1 of 2"
+    assert said(capsys)[1] == f"netseq-train: {told}\n"
+    (tmp_path / "none" / f"{CHECKPOINT}.new").mkdir(parents=True)
+    assert train(table, "--output", tmp_path / "none", "--quiet") == 130
+    assert said(capsys)[1].splitlines()[1] == "netseq-train: interrupted: no model was written: no checkpoint was written"
+
+
+def test_an_empty_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, office = write_table(tmp_path / "flows.csv"), tmp_path / "office"
+    office.mkdir()
+    (office / CHECKPOINT).touch()
+    assert train(table, "--output", office, "--resume") == 2
+    assert "damaged one (DecodeError): remove it to train afresh" in said(capsys)[1]
+    assert not (office / "manifest.json").exists()
 
 
 def test_a_label_file_judges_flows_without_labels_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

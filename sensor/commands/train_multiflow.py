@@ -1,9 +1,11 @@
 """`netseq-train multiflow`: labelled flows in, a model that knows attacks by the last flows out.
 
-Reads captures, conn.logs and tables of flows with their classes (`flowsets`), cuts them into what is trained on and what is
-held back, trains (`models.multiflow_train`) and writes the model with its temperature and calibration. After every epoch a
-checkpoint lies in the output folder, which --resume goes on from; it is removed once the model is written. Under torchrun
-several processes train one model, and the first of them speaks. Exit statuses as of `netseq-train words`.
+Reads captures, conn.logs and tables of flows with their classes and cuts them into what is trained on and what is held back
+(`train_multiflow_data`), trains (`models.multiflow_train`), writes the model with its temperature and calibration, and tells
+of it (`train_multiflow_report`). After every epoch a checkpoint lies in the output folder, which --resume goes on from; it is
+removed once the model is written. A full disk ends no training: it is told at once, so that room can be made, and a model
+that fits nowhere in its folder is written elsewhere. Under torchrun several processes train one model, and the first of them
+speaks. Exit statuses as of `netseq-train words`.
 """
 
 from __future__ import annotations
@@ -11,29 +13,29 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import shutil
 import sys
-from collections.abc import Sequence
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from sensor import __version__
 from sensor.commands.misuse import Misuse, Parser, check_inputs, check_output, fail
 from sensor.commands.process import DAMAGED, DONE, INTERRUPTED, MISUSE
+from sensor.commands.train_multiflow_data import NAME, check_apart, check_others, classes_of, columns_of, cut, read_flows
+from sensor.commands.train_multiflow_report import Made, Model, of_reading, summary
 
 if TYPE_CHECKING:  # what these import is slow, and is not needed to tell of a mistake
     import torch
 
-    from models.flowset import Split
-    from models.multiflow_assemble import Assembled
     from models.multiflow_checkpoint import FlowManifest
-    from models.multiflow_train import Measured, Trainer
+    from models.multiflow_train import Trainer
     from models.together import Together
     from models.unfinished import Passed
     from sensor.commands.classes import Classes
     from sensor.commands.flowsets import Read
     from sensor.commands.train import Progress
 
-NAME = "netseq-train"
 CHECKPOINT = "training.safetensors"
 """In the output folder, until the model is written."""
 MOST_FLOWS, MOST_UNITS = 1024, 4096
@@ -48,19 +50,12 @@ Examples:
   torchrun --standalone --nproc-per-node 2 --no-python netseq-train multiflow flows.csv --output office
 
 Held back for early stop, temperature and calibration are whole sequences (--split honest), or single flows at random as
-the paper has it (--split stratified), which flatters. An interrupted training goes on with --resume.
+the paper has it (--split stratified), which flatters. An interrupted training goes on with --resume; it cannot be made
+longer, since the learning rate falls over all of --epochs. What several processes train is what one does but for dropout,
+which each draws for itself: figures differ a little.
 
 Exit status: 0 done; 1 part of the input was damaged (the rest was trained on); 2 misuse, or nothing to train on.
 """
-
-
-class Trained(NamedTuple):
-    """What a run came to."""
-
-    read: Read
-    split: Split
-    trainer: Trainer
-    remarks: list[str]
 
 
 def add_parser(kinds: argparse._SubParsersAction[Parser]) -> None:
@@ -172,11 +167,13 @@ def check(arguments: argparse.Namespace) -> None:
         raise Misuse("--test: with --held-back, files to test on are left to netseq-evaluate multiflow")
     if "-" in [*arguments.files, *arguments.held_back]:
         raise Misuse("-: training reads its data more than once: give files or folders")
+    check_apart(arguments.files, arguments.held_back)
     check_inputs(NAME, [*arguments.files, *arguments.held_back, *([arguments.labels] if arguments.labels else [])])
     if _first():  # it tries the folder out, which two must not do at once
         check_output(arguments.output, ["manifest.json", "weights.safetensors", CHECKPOINT])
     if (arguments.output / CHECKPOINT).exists() and not arguments.resume and arguments.epochs:
-        raise Misuse(f"{arguments.output / CHECKPOINT}: a training was interrupted here: --resume goes on, or remove it")
+        told = "a training was interrupted here: --resume goes on, or remove it to train afresh"
+        raise Misuse(f"{arguments.output / CHECKPOINT}: {told}")
 
 
 def train(arguments: argparse.Namespace, command: str) -> int:
@@ -210,133 +207,120 @@ def _train(arguments: argparse.Namespace, command: str, together: Together) -> i
     from sensor.commands.train import Progress  # noqa: PLC0415
 
     speaks = together.first and not arguments.quiet
-    checkpoint = arguments.output / CHECKPOINT
-    with Progress(shown=speaks and sys.stderr.isatty()) as progress:
-        classes, columns = classes_of(arguments), columns_of(arguments)
+    shown = speaks and sys.stderr.isatty()
+    classes, columns = classes_of(arguments), columns_of(arguments)
+    with Progress(shown=shown) as progress:
         read = read_flows(arguments, classes, columns, progress)
+    check_others(read, len(arguments.files))
+    try:
+        made, trainer = lay_out(arguments, read, classes, together)
+    except Misuse:
+        if speaks:  # what was read may say why, such as labels that no class knows
+            print(of_reading(arguments, read))
+        raise
+    model = None
+    if trainer is not None and arguments.epochs:
         try:
-            made = fit(arguments, read, classes, together, progress)
+            with Progress(shown=shown) as progress:
+                model = fit(arguments, made, trainer, describe(arguments, command, read, classes), progress)
         except KeyboardInterrupt:
-            kept = f": --resume goes on from {checkpoint}" if checkpoint.exists() else ""
-            return fail(NAME, f"interrupted: no model was written{kept}", INTERRUPTED)
-        assembled = tested = None
-        if made.trainer.history:
-            from models.multiflow_assemble import assemble  # noqa: PLC0415
-
-            assembled = assemble(made.trainer, read.flows, describe(arguments, command, read, classes))
-            tested = made.trainer.measure(made.split.test) if len(made.split.test) else None
-    return finish(arguments, made, assembled, tested) if together.first else DONE
+            return interrupted(arguments, trainer) if together.first else INTERRUPTED
+    return finish(arguments, made, model) if together.first else DONE
 
 
-def fit(arguments: argparse.Namespace, read: Read, classes: Classes, together: Together, progress: Progress) -> Trained:
-    """Split and train; with --epochs 0, only lay the training out. Raises Misuse."""
+def lay_out(arguments: argparse.Namespace, read: Read, classes: Classes, together: Together) -> tuple[Made, Trainer | None]:
+    """Cut what was read, and lay a training out. What stands in its way is a remark with --epochs 0, and else Misuse."""
     from models import flowset  # noqa: PLC0415
     from models.multiflow import Shape  # noqa: PLC0415
     from models.multiflow_train import Settings, Trainer  # noqa: PLC0415
-    from models.unfinished import CheckpointDoesNotFit  # noqa: PLC0415
 
-    cut = flowset.honest if arguments.split == "honest" else flowset.stratified
-    shape = Shape(len(read.columns), len(classes.names), arguments.flows, arguments.units)
     names = ("seed", "epochs", "patience", "batch", "rate", "weights", "cap", "mixed")
     settings = Settings(**{name: getattr(arguments, name) for name in names})
+    shape = Shape(len(read.columns), len(classes.names), arguments.flows, arguments.units)
+    split, told = None, list[str]()
     try:
-        if arguments.held_back:
-            split = flowset.apart(read.flows, sum(one.rows for one in read.data[: len(arguments.files)]))
-        else:
-            split = cut(read.flows, arguments.test, arguments.seed, arguments.validation)
-        trainer = Trainer(read.flows, split, shape, settings, together=together)
+        split = cut(arguments, read)
+        told = flowset.remarks(read.flows, split, classes.names, read.columns, arguments.flows)
+        try:
+            return Made(read, split, told), Trainer(read.flows, split, shape, settings, together=together)
+        except ValueError as error:  # too little to learn from
+            raise Misuse(f"{', '.join(arguments.files)}: {error}") from error
+    except Misuse as error:
         if arguments.epochs:
-            arguments.output.mkdir(parents=True, exist_ok=True)
-            trainer.run(lambda passed: _show(progress, passed), arguments.output / CHECKPOINT, resume=arguments.resume)
-    except ValueError as error:  # too little to learn from
+            raise
+        return Made(read, split, [*told, f"no model can be trained on this: {error}"]), None
+
+
+def fit(arguments: argparse.Namespace, made: Made, trainer: Trainer, manifest: FlowManifest, progress: Progress) -> Model:
+    """Train, and make a model of it. Raises Misuse."""
+    from models.multiflow_assemble import assemble  # noqa: PLC0415
+    from models.unfinished import CheckpointDoesNotFit  # noqa: PLC0415
+
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    try:
+        trainer.run(
+            lambda passed: _show(progress, passed),
+            arguments.output / CHECKPOINT,
+            resume=arguments.resume,
+            warn=_warn,
+        )
+    except ValueError as error:  # it diverged
         raise Misuse(f"{', '.join(arguments.files)}: {error}") from error
     except CheckpointDoesNotFit as error:
         raise Misuse(str(error)) from error
-    return Trained(read, split, trainer, flowset.remarks(read.flows, split, classes.names, read.columns, arguments.flows))
+    assembled = assemble(trainer, made.read.flows, manifest)
+    tested = trainer.measure(made.split.test) if made.split is not None and len(made.split.test) else None
+    return Model(assembled, tested, trainer.history, trainer.kept)
 
 
-def finish(arguments: argparse.Namespace, made: Trained, assembled: Assembled | None, tested: Measured | None) -> int:
+def interrupted(arguments: argparse.Namespace, trainer: Trainer) -> int:
+    """Tell what is left of a training; the exit status."""
+    kept = "no checkpoint was written"
+    if trainer.kept:
+        kept = f"--resume goes on from {arguments.output / CHECKPOINT}, after epoch {trainer.kept} of {arguments.epochs}"
+    return fail(NAME, f"interrupted: no model was written: {kept}", INTERRUPTED)
+
+
+def finish(arguments: argparse.Namespace, made: Made, model: Model | None) -> int:
     """Write the model and tell of it; the exit status."""
-    from models.multiflow_checkpoint import save  # noqa: PLC0415
-
-    checkpoint = arguments.output / CHECKPOINT
-    if assembled is not None:
-        try:
-            save(arguments.output, assembled.bundle)
-        except OSError as error:  # a full disk, most likely
-            kept = ": --resume writes it once there is room" if checkpoint.exists() else ""
-            return fail(NAME, f"{arguments.output}: the model cannot be written: {error.strerror}{kept}", DAMAGED)
-        checkpoint.unlink(missing_ok=True)
+    place, wrong = write(arguments.output, model) if model is not None else (None, "")
     if not arguments.quiet:
-        print(summary(arguments, made, assembled, tested))
-    for line in made.trainer.remarks:
-        fail(NAME, line, DONE)
+        print(summary(arguments, made, model, place))
+    if wrong:
+        fail(NAME, wrong, DAMAGED)
     for one in made.read.data:
         if one.damaged:
             fail(NAME, f"{one.path}: parts of it could not be read; the rest was trained on", DAMAGED)
-    return DAMAGED if made.read.damaged else DONE
+    return DAMAGED if wrong or made.read.damaged else DONE
 
 
-def read_flows(arguments: argparse.Namespace, classes: Classes, columns: Sequence[str], progress: Progress) -> Read:
-    """Read all files under the bar. Raises Misuse."""
-    from sensor.commands.flowsets import read  # noqa: PLC0415
-    from sensor.labels import Labels, LabelsError  # noqa: PLC0415
-    from sensor.sources.faults import NotAConnLog  # noqa: PLC0415
-    from sensor.sources.flowcsv import NotAFlowTable  # noqa: PLC0415
-    from sensor.sources.pcap import NotACapture  # noqa: PLC0415
+def write(output: Path, model: Model) -> tuple[Path | None, str]:
+    """Write the model, and remove the checkpoint: the folder that it is in, and what went wrong.
 
+    A model that the last checkpoint does not hold must not be lost to a full disk: it goes where temporary files go.
+    """
+    from models.multiflow_checkpoint import save  # noqa: PLC0415
+
+    epochs = len(model.history)
     try:
-        return read(
-            [*arguments.files, *arguments.held_back],
-            classes,
-            columns,
-            labels=Labels.read(arguments.labels) if arguments.labels else None,
-            sequence=arguments.sequence,
-            as_published=arguments.as_published,
-            tell=lambda share: progress.show("reading", share, 1.0),
-        )
-    except LabelsError as error:
-        raise Misuse(str(error).replace("\n", f"\n{NAME}: ")) from error
-    except (NotACapture, NotAConnLog, NotAFlowTable) as error:
-        raise Misuse(str(error)) from error
-
-
-def classes_of(arguments: argparse.Namespace) -> Classes:
-    """The classes asked for. Raises Misuse unless the first one is the ordinary."""
-    from sensor.commands.classes import PAPER, Classes, ClassesError  # noqa: PLC0415
-
-    names = [name.strip() for name in arguments.classes.split(",")] if arguments.classes else list(PAPER)
-    try:
-        classes = Classes(names, rest=arguments.rest)
-    except ClassesError as error:
-        raise Misuse(f"--classes: {error}") from error
-    if classes.benign != 0:
-        raise Misuse(f"--classes {', '.join(names)}: name the ordinary class first (Normal, or Benign)")
-    return classes
-
-
-def columns_of(arguments: argparse.Namespace) -> tuple[str, ...]:
-    """The columns asked for, in the order of STATISTICS. Raises Misuse for a name that none has."""
-    from sensor.spellings import STATISTICS, named  # noqa: PLC0415
-    from sensor.statistics import BY_NAME  # noqa: PLC0415
-
-    def told(option: str, text: str) -> set[str]:
-        found = {name.strip(): named(name) for name in text.split(",") if name.strip()}
-        strange = [name for name, known in found.items() if known not in STATISTICS]
-        if strange:
-            raise Misuse(f"--{option}: {', '.join(strange)}: no such statistic: see docs/statistics.md")
-        return {known for known in found.values() if known}
-
-    if arguments.columns == "all":
-        chosen = {*STATISTICS}
-    elif arguments.columns == "conn.log":
-        chosen = {name for name in STATISTICS if "conn.log" in BY_NAME[name].roads}
+        save(output, model.assembled.bundle)
+    except OSError as error:  # a full disk, most likely
+        wrong = f"{output}: the model cannot be written: {error.strerror}"
     else:
-        chosen = told("columns", arguments.columns)
-    chosen -= told("without", arguments.without)
-    if not chosen:
-        raise Misuse("--columns: not one is left to learn from")
-    return tuple(name for name in STATISTICS if name in chosen)
+        (output / CHECKPOINT).unlink(missing_ok=True)
+        return output, ""
+    if model.kept == epochs:
+        return None, f"{wrong}: --resume writes it once there is room"
+    elsewhere = None
+    try:
+        elsewhere = Path(tempfile.mkdtemp(prefix="netseq-model-"))
+        save(elsewhere, model.assembled.bundle)
+    except OSError:
+        if elsewhere:
+            shutil.rmtree(elsewhere, ignore_errors=True)
+        lost = f"--resume goes on from epoch {model.kept} of {epochs} once there is room" if model.kept else "it is lost"
+        return None, f"{wrong}, and neither can it be where TMPDIR says: {lost}"
+    return elsewhere, f"{wrong}: it is in {elsewhere} instead: move it from there"
 
 
 def describe(arguments: argparse.Namespace, command: str, read: Read, classes: Classes) -> FlowManifest:
@@ -357,6 +341,10 @@ def describe(arguments: argparse.Namespace, command: str, read: Read, classes: C
         centre=(),
         spread=(),
         data=tuple(Source(name=one.name, sha256=one.sha256, rows=one.rows, licence=arguments.licence) for one in read.data),
+        split="by file" if arguments.held_back else arguments.split,
+        test=arguments.test,
+        held_back=0.0 if arguments.held_back else arguments.validation,
+        files_held_back=len(arguments.held_back),
         seed=arguments.seed,
         command=command,
     )
@@ -369,32 +357,6 @@ def _show(progress: Progress, passed: Passed) -> None:
     progress.show(told, passed.number, passed.of)
 
 
-def summary(arguments: argparse.Namespace, made: Trained, assembled: Assembled | None, tested: Measured | None) -> str:
-    """What was read and made, in a few lines."""
-    from sensor.commands.terminal import printable  # noqa: PLC0415
-
-    read, split, history = made.read, made.split, made.trainer.history
-    counts = ", ".join(f"{name} {rows:,}" for name, rows in read.counts.items() if rows)
-    parts = f"{len(split.training):,} trained on, {len(split.validation):,} held back, {len(split.test):,} tested on"
-    lines = [
-        f"read         {len(read.flows.rows):,} flows of {len(read.data)} file{'s' * (len(read.data) != 1)}: {counts}",
-        f"columns      {len(read.columns)}, windows of {arguments.flows} flows of a {arguments.sequence}",
-        f"split        {'by file' if arguments.held_back else arguments.split}, seed {arguments.seed}: {parts}",
-    ]
-    if assembled is not None:
-        manifest = assembled.bundle.manifest
-        best = max(passed.number for passed in history if passed.best)
-        lines.append(f"trained      {len(history)} of {arguments.epochs} epochs at most, the best was {best}")
-        if len(split.validation):
-            lines.append(f"held back    {_figures(assembled.validation)}, temperature {manifest.temperature:.2f}")
-        if tested is not None:
-            lines.append(f"tested       {_figures(tested)}")
-        lines.append(f"model        {manifest.name} {manifest.version} in {arguments.output}")
-    else:
-        lines.append("model        none: --epochs 0 only reads")
-    notes = [*read.notes(), *made.remarks, *(assembled.remarks if assembled else [])]
-    return "\n".join(printable(line) for line in [*lines, *(f"note         {note}" for note in notes)])
-
-
-def _figures(measured: Measured) -> str:
-    return f"{measured.nats:.4f} nats, accuracy {measured.accuracy:.4f}, macro F1 {measured.macro_f1:.4f}"
+def _warn(line: str) -> None:
+    """Tell at once of what does not end the training; the bar makes room for it."""
+    fail(NAME, line, DONE)
