@@ -18,10 +18,14 @@ MONDAY = 50
 FAST = ("--epochs", "2", "--units", "8", "--rows", "300", "--resamples", "10", "--quiet")
 
 
-def write(folder: Path, *, missing: int = 0) -> Path:
-    """Two files of a week in the layout of MachineLearningCVE: Monday, all benign, and a day with the rest."""
+def write(folder: Path, *, missing: int = 0, times: bool = False) -> Path:
+    """Two files of a week in the layout of MachineLearningCVE: Monday, all benign, and a day with the rest.
+
+    With `times` in that of TrafficLabelling, the rest being of two days.
+    """
     random = np.random.default_rng(0)
-    head = [text for text, name in HEADERS["cicids2017"] if name not in IDENTITY or name == "Label"]
+    head = [text for text, name in HEADERS["cicids2017"] if times or name not in IDENTITY or name == "Label"]
+    known = {name: place for place, (_, name) in enumerate(HEADERS["cicids2017"])}
     folder.mkdir()
     counts = COUNTS | {"BENIGN": COUNTS["BENIGN"] - MONDAY, "PortScan": COUNTS["PortScan"] - missing}
     rows = [
@@ -30,11 +34,22 @@ def write(folder: Path, *, missing: int = 0) -> Path:
         for _ in range(count)
     ]
     random.shuffle(rows)
+    if times:
+        rows = [identified(row.split(","), number, known) for number, row in enumerate(rows)]
     text = "\n".join([",".join(head), *rows]).replace("Web Attack - XSS", "Web Attack \x96 XSS")
     (folder / "Tuesday-WorkingHours.pcap_ISCX.csv").write_bytes(text.encode("latin-1") + b"\n")
     monday = [",".join(head)] + [",".join(["1"] * (len(head) - 1) + ["BENIGN"])] * MONDAY
     (folder / "Monday-WorkingHours.pcap_ISCX.csv").write_text("\n".join(monday) + "\n")
     return folder
+
+
+def identified(cells: list[str], number: int, known: dict[str, int]) -> str:
+    """A row of two hosts on one of two days."""
+    told = {"Flow ID": str(number), "Src IP": f"192.168.10.{number % 40}", "Dst IP": "205.1.1.1", "Src Port": "50000"}
+    told |= {"Protocol": "6", "Timestamp": f"{4 + number % 2}/7/2017 {9 + number // 60 % 3}:{number % 60:02d}"}
+    for name, text in told.items():
+        cells[known[name]] = text
+    return ",".join(cells)
 
 
 @pytest.fixture
@@ -62,6 +77,48 @@ def test_table_1_has_the_published_figures_and_ours_on_both_splits(tmp_path: Pat
     classes = report["tables"][1]["rows"]
     assert [row["class"] for row in classes] == ["Normal", "PortScan", "Web Attack", "DoS"]
     assert [row["rows"] for row in classes] == [50, 16, 8, 16]  # a fifth of each, Monday left out, Heartbleed with DoS
+
+
+@pytest.mark.usefixtures("_small")
+def test_both_splits_have_their_figures_confusion_false_alarms_and_misses(tmp_path: Path) -> None:
+    folder, html = write(tmp_path / "week"), tmp_path / "x.html"
+    report = told(folder, tmp_path, "--alone", "--html", str(html))
+    titles = [table["title"] for table in report["tables"]]
+    facts = dict(report["facts"])
+    assert "of alarms a day nothing can be told" in facts["times"]
+    assert "seed 1" in facts["training"]
+    for split in ("the paper's split", "the honest split"):
+        matrix = next(table for table in report["tables"] if table["title"].startswith(f"Confusion of AMF-LSTM, {split}"))
+        tested = next(table for table in report["tables"] if table["title"] == f"Classes by AMF-LSTM, {split}")
+        assert [sum(row[f"as {name}"] for name in PAPER) for row in matrix["rows"]] == [row["rows"] for row in tested["rows"]]
+        for begin in (f"Ordinary rows with the highest verdicts, {split}, ", f"Attacks with the lowest verdicts, {split}, "):
+            rows = report["tables"][next(place for place, title in enumerate(titles) if title.startswith(begin))]["rows"]
+            assert len(rows) == 10
+            assert all(
+                "Tuesday-WorkingHours" in row["row"] and "of the attention: " in row["attended and farthest"] for row in rows
+            )
+        figures = [figure for figure in report["figures"] if figure["title"].endswith(split)]
+        assert [figure["title"].split(",")[0] for figure in figures] == ["Attacks against ordinary rows", "Classes by AMF-LSTM"]
+        area = next(
+            table
+            for table in report["tables"]
+            if table["title"].startswith(f"Attacks of any class against ordinary rows, {split}")
+        )
+        across, up = (figures[0]["lines"]["any attack"][axis] for axis in ("across", "up"))
+        steps = np.trapezoid([0.0, *up], [0.0, *across])
+        assert steps == pytest.approx(area["rows"][0]["AUC"]["value"], abs=0.05)
+    assert html.read_text().count("<svg") == 4
+
+
+@pytest.mark.usefixtures("_small")
+def test_precision_over_alarms_a_day_is_drawn_where_the_tables_have_times(tmp_path: Path) -> None:
+    report = told(write(tmp_path / "week", times=True), tmp_path, "--alone")
+    assert "times" not in dict(report["facts"])
+    precise = [figure for figure in report["figures"] if figure["title"].startswith("Precision of single flows, ")]
+    assert len(precise) == 2
+    drawn = precise[0]["lines"]["verdict"]
+    assert drawn["across"][-1] == 90 / 2  # all that were tested on, in two days
+    assert drawn["up"][-1] == pytest.approx(40 / 90, abs=1e-5)
 
 
 @pytest.mark.usefixtures("_small")

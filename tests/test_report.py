@@ -108,6 +108,16 @@ def test_json_has_every_table_and_null_for_what_is_not_known() -> None:
     ]
 
 
+def test_json_has_the_numbers_of_every_figure() -> None:
+    curves = Curves("ROC", "false", "found", {"x": ([1e-4, 1 / 3], [0.5, 1.0])})
+    bars = Bars("F1", ("Normal", "Bot"), {"ours": [Interval(0.5, 0.4, 0.6), Interval(NAN, NAN, NAN)]})
+    told = json.loads(to_json(Report("title", figures=[curves, bars])))["figures"]
+    lines = {"x": {"across": [0.0001, 0.333333], "up": [0.5, 1.0]}}
+    assert told[0] == {"title": "ROC", "across": "false", "up": "found", "lines": lines}
+    nothing = {"value": None, "low": None, "high": None}
+    assert told[1]["series"] == {"ours": {"Normal": {"value": 0.5, "low": 0.4, "high": 0.6}, "Bot": nothing}}
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

@@ -7,13 +7,14 @@ stand farthest from the middle of the training data. A row is told by its file a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from models.flowset import FlowSet, Split
-from models.multiflow_checkpoint import FlowBundle
+from models.multiflow import MultiFlow
 from models.scale import scaled
 from models.windows import sequences
 from sensor.commands.flowsets import DataRead
@@ -25,36 +26,49 @@ COLUMNS = 3
 HEAD = ("row", "truth", "given", "probability", "attended and farthest")
 
 
+class Network(NamedTuple):
+    """A model, however it came to be."""
+
+    model: MultiFlow
+    classes: Sequence[str]
+    columns: Sequence[str]
+    flows: int
+    temperature: float
+
+
 def examples(
-    bundle: FlowBundle, verdict: NDArray[np.float32], flows: FlowSet, split: Split, data: Sequence[DataRead]
+    network: Network,
+    verdict: NDArray[np.float32],
+    flows: FlowSet,
+    split: Split,
+    data: Sequence[DataRead],
+    where: str = "",
 ) -> Iterator[Table]:
-    """The top false alarms and the top misses among the test rows."""
-    test = split.test
-    order = test[np.argsort(-verdict[test], kind="stable")]
+    """The top false alarms and the top misses among the test rows, by their (T,) verdicts; `where` names the split."""
+    order = split.test[np.argsort(-verdict, kind="stable")]
     attack = flows.label[order] > 0
-    windows = sequences(flows.slots, split.restart, bundle.manifest.flows) if len(test) else np.empty((0, 1), np.int64)
+    windows = sequences(flows.slots, split.restart, network.flows) if len(order) else np.empty((0, 1), np.int64)
+    of = f", {where}" if where else ""
     for title, rows in (
         ("Ordinary rows with the highest verdicts", order[~attack]),
         ("Attacks with the lowest verdicts", order[attack][::-1]),
     ):
         if len(rows):
-            told = [_row(bundle, flows, windows[row], int(row), data) for row in rows[:SHOWN].tolist()]
-            yield Table(f"{title}, {len(told)} of {len(rows):,}", HEAD, told, prose=True)
+            told = [_row(network, flows, windows[row], int(row), data) for row in rows[:SHOWN].tolist()]
+            yield Table(f"{title}{of}, {len(told)} of {len(rows):,}", HEAD, told, prose=True)
 
 
 @torch.inference_mode()
-def _row(
-    bundle: FlowBundle, flows: FlowSet, window: NDArray[np.int64], row: int, data: Sequence[DataRead]
-) -> tuple[Value, ...]:
-    manifest, length = bundle.manifest, int((window >= 0).sum())
+def _row(network: Network, flows: FlowSet, window: NDArray[np.int64], row: int, data: Sequence[DataRead]) -> tuple[Value, ...]:
+    length = int((window >= 0).sum())
     rows = torch.from_numpy(flows.rows[np.maximum(window, 0)])[None]
-    judged = bundle.model(rows, torch.tensor([length]))
-    probability = torch.softmax(judged.logits[0] / manifest.temperature, dim=0)
+    judged = network.model(rows, torch.tensor([length]))
+    probability = torch.softmax(judged.logits[0] / network.temperature, dim=0)
     place = int(judged.attention[0].argmax())
-    centre, spread = (bundle.model.get_buffer(name) for name in ("centre", "spread"))
+    centre, spread = (network.model.get_buffer(name) for name in ("centre", "spread"))
     distance = scaled(rows[0, place], centre, spread)[0].numpy()
     farthest = [
-        f"{manifest.columns[column]} {flows.rows[window[place], column]:g} ({distance[column]:+.1f})"
+        f"{network.columns[column]} {flows.rows[window[place], column]:g} ({distance[column]:+.1f})"
         for column in np.argsort(-np.abs(distance), kind="stable")[:COLUMNS]
         if distance[column]
     ]
@@ -62,8 +76,8 @@ def _row(
     which = "this flow" if not back else f"the flow {back} before"
     told = f"{which} has {float(judged.attention[0, place]):.0%} of the attention: {'; '.join(farthest) or 'nothing is far'}"
     given = int(probability.argmax())
-    truth = manifest.classes[int(flows.label[row])]
-    return _named(row, data), truth, manifest.classes[given], float(probability[given]), told
+    truth = network.classes[int(flows.label[row])]
+    return _named(row, data), truth, network.classes[given], float(probability[given]), told
 
 
 def _named(row: int, data: Sequence[DataRead]) -> str:

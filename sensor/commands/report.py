@@ -141,7 +141,7 @@ def plain(value: object) -> object:
 
 
 def to_json(report: Report) -> str:
-    """The report as JSON: facts, and each table as objects named by its head. Figures are drawings of what stands in there."""
+    """The report as JSON: facts, each table as objects named by its head, and the numbers that each figure draws."""
     tables = [
         {
             "title": table.title,
@@ -150,8 +150,29 @@ def to_json(report: Report) -> str:
         }
         for table in report.tables
     ]
-    told = {"title": report.title, "warnings": report.warnings, "facts": report.facts, "tables": tables}
+    told: dict[str, object] = {"title": report.title, "warnings": report.warnings, "facts": report.facts, "tables": tables}
+    told["figures"] = [_numbers(figure) for figure in report.figures]
     return json.dumps(told, indent=1, allow_nan=False) + "\n"
+
+
+def _numbers(figure: Figure) -> dict[str, object]:
+    """What a figure draws: lines as two lists of numbers, bars as one value by name of the group."""
+    if isinstance(figure, Bars):
+        series = {
+            name: {group: plain(value) for group, value in zip(figure.names, values, strict=True)}
+            for name, values in figure.series.items()
+        }
+        return {"title": figure.title, "series": series}
+    lines = {
+        name: {"across": [_rounded(value) for value in across], "up": [_rounded(value) for value in up]}
+        for name, (across, up) in figure.lines.items()
+    }
+    return {"title": figure.title, "across": figure.across, "up": figure.up, "lines": lines}
+
+
+def _rounded(value: float) -> object:
+    """Six digits, of which a curve shows three."""
+    return plain(float(f"{value:.6g}"))
 
 
 def machine() -> str:
