@@ -12,9 +12,10 @@ import pytest
 from conftest import DATA
 from lab import report
 from lab.output import COLUMNS, Instance, Manifest, label_lines
+from lab.report_fresh import over, over_rule, told_us
 from lab.report_read import Run, read_run
-from lab.report_scores import FLOWS, RULES, TOGETHER, WORDS, Models, Told, over_rule, score
-from lab.report_tables import alerted, instances_tables, noticed, ranked
+from lab.report_scores import FLOWS, RULES, TOGETHER, WORDS, Models, Told, score
+from lab.report_tables import Heard, alerted, instances_tables, noticed, ranked
 from lab.site import Host, LabError, Line, Site
 
 from models.checkpoint import DEFAULT_MODEL, load
@@ -26,6 +27,7 @@ from sensor.commands.label_files import labelled
 from sensor.commands.replay import main as replay
 from sensor.config import Settings
 from sensor.labels import Labels
+from sensor.schema import END_ACTIVE, END_ATTEMPT, END_CLOSED, END_IDLE, END_REUSED, FLOW
 
 WORKSTATION, SERVER, PRINTER, CONTROLLER = "141.142.220.118", "141.142.220.50", "141.142.220.60", "203.0.113.66"
 ATTACKS = {
@@ -85,6 +87,10 @@ def told(run: Run) -> Told:
     return score(run, Models(load(DEFAULT_MODEL), load_flows(DEFAULT_PACKETS)), [], 1)
 
 
+def place_of(run: Run, name: str) -> int:
+    return next(place for place, one in enumerate(run.told) if one.name == name)
+
+
 def test_every_flow_of_an_attack_has_its_instance_and_no_other_has_one(run: Run) -> None:
     counts = {one.name: int((run.of == place).sum()) for place, one in enumerate(run.told)}
     assert counts == {"scan_connect-1": 75, "ssh_guess-1": 26, "bot-1": 3, "bot-2": 0}
@@ -118,47 +124,83 @@ def test_words_and_rules_alert_apart(told: Told) -> None:
     assert told.alerts[WORDS]
 
 
-def test_an_instance_is_noticed_at_its_first_alert(run: Run, told: Told) -> None:
+def test_an_instance_is_noticed_when_the_flow_of_its_first_alert_has_ended(run: Run, told: Told) -> None:
     seen = dict(zip((one.name for one in run.told), noticed(told, run), strict=True))
     assert seen["bot-2"].flows == 0
-    assert set(seen["bot-2"].after_s.values()) == {"no flows"}
-    scan = next(place for place, one in enumerate(run.told) if one.name == "scan_connect-1")
-    rows = np.flatnonzero(run.of == scan)
-    alerts = [alert for row in rows for alert in told.alerts[TOGETHER].get(int(row), ())]
-    begun = run.data.flows["first_us"][rows].min()
-    assert seen["scan_connect-1"].after_s[TOGETHER] == pytest.approx((min(one.ts_us for one in alerts) - begun) / 1e6)
+    assert {seen["bot-2"].cell(voice) for voice in told.alerts} == {"no flows"}
+    rows = np.flatnonzero(run.of == place_of(run, "scan_connect-1"))
+    hit = next(row for row in rows.tolist() if row in told.alerts[TOGETHER])
+    begun_us, flow = run.data.flows["first_us"][rows].min(), run.data.flows[hit]
+    assert flow["end"] == END_CLOSED
+    after_s = (flow["last_us"] + 5_000_000 - begun_us) / 1e6  # refused: five seconds until a sensor is sure of its end
+    assert seen["scan_connect-1"].heard[TOGETHER] == Heard(pytest.approx(after_s), before=False)
     kinds, each = instances_tables(told, run)
     assert [row[0] for row in kinds.rows] == ["bot", "scan_connect", "ssh_guess"]
     assert kinds.rows[0][1] == 1  # the one that has no flows is not counted as missed
     assert len(each.rows) == 4
 
 
-def test_what_was_told_within_the_quiet_time_is_not_missed(run: Run, told: Told) -> None:
-    guess = next(place for place, one in enumerate(run.told) if one.name == "ssh_guess-1")
-    first = int(np.flatnonzero(run.of == guess)[0])
-    before = next(row for row in range(first) if told.sequences[WORDS][row] == told.sequences[WORDS][first])
+def test_the_alerts_of_a_watch_over_what_was_judged_are_the_voices_own(told: Told) -> None:
+    settings = Settings()
+    for voice in (WORDS, FLOWS):
+        watch = told.judged[voice].watch(settings, settings.detect.budget_per_day, settings.detect.quiet_s)
+        rows = slice(0, len(told.judged[voice].flows))
+        assert told.judged[voice].show(watch, rows) == list(told.alerts[voice])
+
+
+def test_an_attack_is_timed_whose_conversation_had_alerted_before_it(run: Run, told: Told) -> None:
+    """A second attack by the same host: no alert of its own within the quiet time, and a time all the same."""
+    scan = np.flatnonzero(run.of == place_of(run, "scan_connect-1"))
+    first = told.fresh[FLOWS][place_of(run, "scan_connect-1")]
+    assert first in told.alerts[FLOWS]
+    of = run.of.copy()
+    later = scan[scan > first]
+    of[later] = place_of(run, "bot-2")
+    again = run._replace(of=of)
+    judged, settings = told.judged[FLOWS], Settings()
+    budget = settings.detect.budget_per_day
+    fresh = {**told.fresh, FLOWS: over(judged, of, settings, budget)}
+    second = fresh[FLOWS][place_of(run, "bot-2")]
+    assert second == later[judged.p_value[later] <= min(settings.detect.max_p, budget / judged.per_day)][0]
+    heard = noticed(told._replace(fresh=fresh, alerts={**told.alerts, FLOWS: {first: told.alerts[FLOWS][first]}}), again)
+    found = heard[place_of(run, "bot-2")]
+    waited_s = (told_us(run.data.flows, settings)[second] - run.data.flows["first_us"][later].min()) / 1e6
+    assert found.heard[FLOWS] == Heard(pytest.approx(waited_s), before=True)
+    assert found.cell(FLOWS) == f"told before ({waited_s:.1f})"
+
+
+def test_what_no_flow_of_an_attack_would_have_told_is_missed_also_in_a_quiet_time(run: Run, told: Told) -> None:
+    guess = place_of(run, "ssh_guess-1")
+    before = int(np.flatnonzero(told.judged[FLOWS].slots == told.judged[FLOWS].slots[run.of == guess][0])[0])
     some = next(iter(told.alerts[TOGETHER].values()))
-    flow = run.data.flows[before]
-    early = [msgspec.structs.replace(some[0], ts_us=int(flow["last_us"]))]
-    heard = told._replace(alerts=told.alerts | {WORDS: {before: early}, FLOWS: {}})
-    found = noticed(heard, run)[guess].after_s
-    assert (found[WORDS], found[FLOWS]) == ("told before", "missed")
+    heard = told._replace(alerts=told.alerts | {FLOWS: {before: some}}, fresh=told.fresh | {FLOWS: {}})
+    assert noticed(heard, run._replace(of=np.where(run.of == guess, guess, -1)))[guess].cell(FLOWS) == "missed"
 
 
-def test_a_sweep_is_not_missed_whose_source_has_swept_before(run: Run, told: Told) -> None:
-    scan = next(place for place, one in enumerate(run.told) if one.name == "scan_connect-1")
+def test_a_sweep_is_timed_whose_source_has_swept_before(run: Run, told: Told) -> None:
+    scan = place_of(run, "scan_connect-1")
     rows = np.flatnonzero(run.of == scan)
     once = np.tile(run.data.flows[rows], 2)[:100]
     once["dst_hi"], once["dst_lo"] = once["dst_hi"][0], once["dst_lo"][0]
     once["dst_port"] = np.arange(100)
     once["first_us"] = once["last_us"] = run.data.flows["first_us"][0] + np.arange(100)
-    assert [over_rule(once[:count], Settings()) for count in (90, 91)] == [False, True]
-    quiet = told._replace(alerts={voice: {} for voice in told.alerts}, over_rule=[place == scan for place in range(4)])
+    every = np.concatenate([once, once])
+    assert [over_rule(once, np.where(np.arange(100) < count, 0, -1), Settings()) for count in (90, 91)] == [{}, {0: 90}]
+    assert over_rule(every, np.repeat([0, 1], 100), Settings()) == {0: 90, 1: 190}  # its own flows alone
+    quiet = told._replace(alerts={voice: {} for voice in told.alerts}, fresh={voice: {} for voice in told.fresh})
+    quiet.fresh[RULES] = {scan: int(rows[-1])}
     found = noticed(quiet, run)
-    assert [found[scan].after_s[voice] for voice in (WORDS, FLOWS)] == ["missed"] * 2
-    assert [found[scan].after_s[voice] for voice in (RULES, TOGETHER)] == ["told before"] * 2
-    others = (one.after_s[RULES] for place, one in enumerate(found) if place != scan)
-    assert set(others) == {"missed", "no flows"}
+    assert [found[scan].cell(voice) for voice in (WORDS, FLOWS)] == ["missed"] * 2
+    assert found[scan].heard[RULES].before
+    others = {one.cell(RULES) for place, one in enumerate(found) if place != scan}
+    assert others == {"missed", "no flows"}
+
+
+def test_a_sensor_has_a_flow_when_its_time_out_is_over() -> None:
+    flows = np.zeros(6, FLOW)
+    flows["first_us"], flows["last_us"] = 0, 2_000_000
+    flows["end"] = [END_REUSED, END_ATTEMPT, END_CLOSED, END_ACTIVE, END_IDLE, END_REUSED]
+    assert (told_us(flows, Settings()) / 1e6).tolist() == [2, 5, 7, 120, 122, 122]  # never before what ended before it
 
 
 def test_each_voice_is_ranked_by_flow_and_by_hour(run: Run, told: Told) -> None:

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.assemble import Evidence, Rows, fit, gather
+from models.assemble import Evidence, fit, gather
+from models.assemble import Rows as WordRows
 from models.checkpoint import Bundle
 from models.multiflow_baselines import RANKING, Settings, prepared, rank, thinned
 from models.multiflow_checkpoint import FlowBundle
@@ -24,13 +25,13 @@ from sensor.commands.train import labelled_rows
 from sensor.config import Settings as SensorSettings
 from sensor.conversations import Conversations, as_one_host
 from sensor.detect_rules import MODEL as RULES_MODEL
-from sensor.detect_rules import Rules
 from sensor.engine import Judge
 from sensor.engine_flows import FlowJudge
 from sensor.schema import Alert, FlowBatch
 from sensor.statistics import statistics
 from sensor.words import Vocabulary
 
+from .report_fresh import Judged, Rows, earliest, lifted, over, over_rule
 from .report_read import Run
 from .site import LabError
 
@@ -60,10 +61,10 @@ class Told(NamedTuple):
     """Its scores are those of all voices."""
     alerts: dict[str, dict[int, list[Alert]]]
     """By the voices that alert by themselves, and the row."""
-    sequences: dict[str, NDArray[np.int64]]
-    """(N,) by the same voices: what of each flow is told once within the quiet time."""
-    over_rule: list[bool]
-    """Of each instance, whether its flows alone go over a fixed rule."""
+    fresh: dict[str, Rows]
+    """By the same voices and the instance, the row at which it would first have alerted, had nothing been told before."""
+    judged: dict[str, Judged]
+    """What WORDS and FLOWS made of every row."""
 
 
 def score(run: Run, models: Models, learned: Sequence[Run], seed: int) -> Told:
@@ -75,21 +76,36 @@ def score(run: Run, models: Models, learned: Sequence[Run], seed: int) -> Told:
     scores = {"words, verdict": site.scores["verdict"]}
     scores |= {name: column for name, column in site.scores.items() if name != "verdict" and not name.startswith(WIDEST)}
     scores |= _single_voices(models.words, vocabulary, site, learned)
-    scores[FLOWS], p_value, sequence = _multiflow(models.flows, run.data)
+    scores[FLOWS], flows = _multiflow(models.flows, run.data)
     alerts = {
         WORDS: _only(site.alerts, rules=False),
         FLOWS: _alone(models.flows, run.data, settings),
         RULES: _only(site.alerts, rules=True),
         TOGETHER: raised(run.data, Judge(settings, models.words, models.flows)),
     }
-    pairs = site.rows.slots.astype(np.int64)
-    sequences = {WORDS: pairs, FLOWS: sequence, RULES: np.arange(len(pairs)), TOGETHER: pairs}
-    together = -np.log10(np.maximum(np.minimum(site.scored.p_value, p_value), LEAST_P))
+    together = -np.log10(np.maximum(np.minimum(site.scored.p_value, flows.p_value), LEAST_P))
     together[list(alerts[RULES])] = np.inf
     scores[TOGETHER] = together
     scores |= _trees(models.flows, run.data, learned, seed)
-    over = [over_rule(run.data.flows[run.of == place], settings) for place in range(len(run.told))]
-    return Told(site._replace(scores=scores), alerts, sequences, over)
+    judged = {WORDS: _judged_words(models.words, site), FLOWS: flows}
+    return Told(site._replace(scores=scores), alerts, _fresh(judged, run, settings), judged)
+
+
+def _fresh(judged: dict[str, Judged], run: Run, settings: SensorSettings) -> dict[str, Rows]:
+    """By voice and instance, the first row that would alert; two models together share the budget."""
+    budget = settings.detect.budget_per_day
+    rules = over_rule(run.data.flows, run.of, settings)
+    words, half = (lifted(judged[WORDS], run.of, settings, share) for share in (budget, budget / 2))
+    flows, other_half = (over(judged[FLOWS], run.of, settings, share) for share in (budget, budget / 2))
+    return {WORDS: words, FLOWS: flows, RULES: rules, TOGETHER: earliest(half, other_half, rules)}
+
+
+def _judged_words(bundle: Bundle, site: Site) -> Judged:
+    rows, calibration = site.rows, bundle.calibration
+    verdict, p_value = site.scored.verdict, site.scored.p_value
+    return Judged(
+        site.data.flows, rows.slots, rows.restart, rows.hour, verdict, p_value, calibration.per_day, calibration.least_p
+    )
 
 
 def _only(alerts: dict[int, list[Alert]], *, rules: bool) -> dict[int, list[Alert]]:
@@ -121,7 +137,7 @@ def _verdict(bundle: Bundle, known: Sequence[Evidence], evidence: Evidence, voic
     return weights.verdict(evidence.largest, evidence.mean)
 
 
-def _unseen(rows: Rows) -> Rows:
+def _unseen(rows: WordRows) -> WordRows:
     """A run without the benign rows that the model may have been trained on."""
     benign = np.flatnonzero(rows.benign)
     kept = np.zeros(len(rows.benign), np.bool_)
@@ -129,13 +145,16 @@ def _unseen(rows: Rows) -> Rows:
     return rows._replace(benign=kept)
 
 
-def _multiflow(bundle: FlowBundle, data: DataSet) -> tuple[Floats, Floats, NDArray[np.int64]]:
-    """(N,) verdicts, p-values and sequences of a multi-flow model."""
+def _multiflow(bundle: FlowBundle, data: DataSet) -> tuple[Floats, Judged]:
+    """(N,) verdicts of a multi-flow model, and all that its watch asks."""
     flows = as_one_host(data.flows) if bundle.manifest.sequence == "host" else data.flows
     turns = Conversations(conversations=max(1, len(flows))).turn(flows)
     scorer = FlowScorer(bundle, slots=int(turns.slots.max(initial=0)) + 1)
     scored = scorer.score(statistics(data.flows, bundle.manifest.columns), turns.slots, turns.restart, explain_p=0.0)
-    return scored.verdict, scored.p_value, turns.slots.astype(np.int64)
+    least_p, per_day = bundle.calibration.least_p, bundle.calibration.per_day
+    return scored.verdict, Judged(
+        flows, turns.slots, turns.restart, turns.hour, scored.verdict, scored.p_value, per_day, least_p
+    )
 
 
 def _alone(bundle: FlowBundle, data: DataSet, settings: SensorSettings) -> dict[int, list[Alert]]:
@@ -149,11 +168,6 @@ def _alone(bundle: FlowBundle, data: DataSet, settings: SensorSettings) -> dict[
         for row, alert in zip(judge.detector.rows, alerts, strict=True):
             found.setdefault(start + int(row), []).append(alert)
     return found
-
-
-def over_rule(flows: NDArray[np.void], settings: SensorSettings) -> bool:
-    """Whether a fixed rule alerts that sees these flows alone."""
-    return bool(Rules(flood_attempts=settings.rules.flood_attempts, sweep_targets=settings.rules.sweep_targets).judge(flows))
 
 
 def _trees(bundle: FlowBundle, data: DataSet, learned: Sequence[Run], seed: int) -> Iterator[tuple[str, Floats]]:

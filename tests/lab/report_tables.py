@@ -20,6 +20,7 @@ from sensor.commands.evaluate_words import ANY, Unit, alerts_table, flows_of, ho
 from sensor.commands.report import Table, Value, shown
 from sensor.config import Settings
 
+from .report_fresh import told_us
 from .report_read import Run
 from .report_scores import FLOWS, RULES, TOGETHER, WORDS, Told
 
@@ -91,49 +92,44 @@ def _on(told: Told, run: Run, voice: str) -> tuple[int, int, int]:
     return attack, len(rows) - attack - unjudged, unjudged
 
 
+class Heard(NamedTuple):
+    """When a voice tells of an instance."""
+
+    after_s: float | None
+    """From its first packet until a sensor would tell; None for never."""
+    before: bool = False
+    """It told nothing, for it had told of its conversation before: the time is that of a sensor that had not."""
+
+
 class Noticed(NamedTuple):
     """What became of an instance."""
 
     flows: int
-    after_s: dict[str, float | str]
-    """By voice: seconds from its first packet to its first alert, or in words why there was none."""
+    heard: dict[str, Heard]
+    """By voice."""
+
+    def cell(self, voice: str) -> str:
+        """It in a word."""
+        one = self.heard[voice]
+        if one.after_s is None:
+            return MISSED if self.flows else NO_FLOWS
+        return f"{TOLD_BEFORE} ({one.after_s:.1f})" if one.before else f"{one.after_s:.1f}"
 
 
 def noticed(told: Told, run: Run) -> list[Noticed]:
-    """When each voice first alerted on a flow of each of `run.told`."""
-    first_us, quiet_us = run.data.flows["first_us"], int(Settings().detect.quiet_s * 1e6)
+    """When each voice first alerted on a flow of each of `run.told`, or would have."""
+    first_us, has_us = run.data.flows["first_us"], told_us(run.data.flows, Settings())
     found = []
     for place in range(len(run.told)):
         rows = np.flatnonzero((run.of == place) & run.data.attack)
-        if not len(rows):
-            found.append(Noticed(0, dict.fromkeys(VOICES, NO_FLOWS)))
-            continue
-        begun_us = int(first_us[rows].min())
-        after: dict[str, float | str] = {}
+        begun_us = int(first_us[rows].min()) if len(rows) else 0
+        heard = {}
         for voice in VOICES:
-            alerts = told.alerts[voice]
-            hits = [alert.ts_us for row in rows.tolist() for alert in alerts.get(row, ())]
-            if hits:
-                after[voice] = (min(hits) - begun_us) / 1e6
-            elif voice in (RULES, TOGETHER) and told.over_rule[place]:
-                after[voice] = TOLD_BEFORE
-            else:
-                after[voice] = _unheard(told, voice, rows, begun_us - quiet_us)
-        found.append(Noticed(len(rows), after))
+            alerted = [row for row in rows.tolist() if row in told.alerts[voice]]
+            row = alerted[0] if alerted else told.fresh[voice].get(place)
+            heard[voice] = Heard(None if row is None else (int(has_us[row]) - begun_us) / 1e6, not alerted and row is not None)
+        found.append(Noticed(len(rows), heard))
     return found
-
-
-def _unheard(told: Told, voice: str, rows: NDArray[np.int64], since_us: int) -> str:
-    """Whether an instance went without an alert because its conversations were in their quiet time, or was missed."""
-    sequences = told.sequences[voice]
-    mine = set(sequences[rows].tolist())
-    before = [
-        alert.ts_us
-        for row, many in told.alerts[voice].items()
-        for alert in many
-        if row < rows[-1] and alert.ts_us >= since_us and int(sequences[row]) in mine
-    ]
-    return TOLD_BEFORE if before else MISSED
 
 
 def instances_tables(told: Told, run: Run) -> Iterator[Table]:
@@ -143,26 +139,35 @@ def instances_tables(told: Told, run: Run) -> Iterator[Table]:
     for kind in sorted({one.kind for one in run.told}):
         mine = [one for one, instance in zip(all_of, run.told, strict=True) if instance.kind == kind and one.flows]
         kinds.append((kind, len(mine), *(_of_kind(mine, voice) for voice in VOICES)))
-    note = "Instances noticed, and the median of the seconds from the first packet of an attack to its first alert."
+    limits, quiet_s = Settings().flows, Settings().detect.quiet_s
+    clock = (
+        "A sensor tells of a flow once that has ended, and the time-outs are in these seconds of packet time:"
+        f" {limits.closed_s:g} s after its close, {limits.attempt_s:g} s after the first packet of an attempt,"
+        f" {limits.idle_s:g} s after its last packet, {limits.active_s:g} s after its first where it goes on."
+    )
+    before = (
+        f"Told before: no alert, for its conversation (of the rules, the source of the sweep or the victim of the flood) had"
+        f" alerted within the {quiet_s:g} s in which it alerts once, for an attack before it or falsely; the seconds are those"
+        " after which it would have been told of had nothing been told before. The models remember the flows before it all the"
+        " same. Missed: nothing would have been told of it then either."
+    )
+    note = (
+        f"Instances noticed, and the median of the seconds from an attack's first packet until a sensor tells. {clock} {before}"
+    )
     yield Table("Attacks noticed, by kind", ("kind", "instances with flows", *VOICES), kinds, note)
     rows: list[tuple[Value, ...]] = [
-        (one.name, one.label, one.attacker, ", ".join(one.victims), one.tool, seen.flows, *seen.after_s.values())
+        (one.name, one.label, one.attacker, ", ".join(one.victims), one.tool, seen.flows, *map(seen.cell, VOICES))
         for one, seen in zip(run.told, all_of, strict=True)
     ]
-    limits = Settings().flows
-    quiet_s = Settings().detect.quiet_s
-    note = (
-        "Seconds of packet time from the attack's first packet to the end of the flow that raised its first alert. A sensor"
-        f" tells of a flow once that has ended: {limits.closed_s:g} s after its close, {limits.attempt_s:g} s after an attempt,"
-        f" {limits.idle_s:g} s after its last packet. Told before: its conversation had alerted within the {quiet_s:g} s in"
-        " which it alerts once, or for the fixed rules the source of the sweep or the victim of the flood had; what was told"
-        " then was an attack before, or a false alarm."
-    )
+    note = "Seconds from the attack's first packet until a sensor tells, as above."
     yield Table("Instances", ("instance", "label", "attacker", "victims", "tool", "flows", *VOICES), rows, note)
 
 
 def _of_kind(mine: Sequence[Noticed], voice: str) -> str:
-    times = [after for one in mine if isinstance(after := one.after_s[voice], float)]
-    before = sum(one.after_s[voice] == TOLD_BEFORE for one in mine)
-    told = [f"{len(times)} of {len(mine)}", *([f"{statistics.median(times):.1f} s"] if times else [])]
-    return ", ".join([*told, *([f"{before} {TOLD_BEFORE}"] if before else [])])
+    """How many were noticed, and after how long; the same of those that were told of before."""
+    heard = [one.heard[voice] for one in mine]
+    at_once, before = (
+        [one.after_s for one in heard if one.after_s is not None and one.before == told] for told in (False, True)
+    )
+    told = [f"{len(at_once)} of {len(mine)}", *([f"{statistics.median(at_once):.1f} s"] if at_once else [])]
+    return ", ".join([*told, *([f"{len(before)} {TOLD_BEFORE} ({statistics.median(before):.1f} s)"] if before else [])])
