@@ -123,6 +123,14 @@ def test_standard_input_is_read_in_any_packing():
     assert done.stdout.decode().strip() == "1200 ['standard input'] None"
 
 
+@pytest.mark.parametrize("head", [b"#separator \\x09\n", b"\xef\xbb\xbf#fields\tts\tuid\n", b'{"ts":1.5}\n'])
+def test_a_log_in_a_pipe_is_told_where_logs_are_read_from(head):
+    with pytest.raises(NotACapture, match=r"begins as Zeek's logs do, and those are read from files: write it to one"):
+        through_pipe(head)
+    with pytest.raises(NotACapture, match=r"begins as Zeek's logs do inside the gzip packing, and those"):
+        through_pipe(gzip.compress(head))
+
+
 def test_first_frames_of_a_pipe_come_out_before_its_writer_is_done():
     reading, writing = os.pipe()
     blocks = iter(CaptureSource([f"/dev/fd/{reading}"]))

@@ -46,7 +46,7 @@ Examples:
   netseq-flows office.pcap --columns fwd_packets,bwd_packets,duration_us,label
   netseq-flows office.pcap --rules cicflowmeter --no-idle-expiry > as-cicflowmeter.csv
   netseq-flows office.pcap --format zeek > conn.log
-  tcpdump -U -w - | netseq-flows - --format jsonl    standard input
+  tcpdump -U -w - | netseq-flows - --format jsonl    a capture on standard input
   netseq-flows --list-columns                        every column with its unit and meaning
 
 Exit status: 0 done; 1 the input was damaged (what could be read was written) or the output could not be written;
@@ -91,7 +91,12 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    build.add_argument("files", nargs="*", metavar="FILE", help='capture, folder of captures, conn.log, CSV of flows, or "-"')
+    build.add_argument(
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help='capture, folder of captures, conn.log, CSV of flows, or "-" for a capture on standard input',
+    )
     out = build.add_argument_group("what comes out")
     out.add_argument("--output", metavar="FILE", type=Path, help="write FILE, replacing one from before (default: stdout)")
     out.add_argument("--format", choices=FORMATS, help="default: by FILE's suffix (.csv .jsonl .parquet .log), or csv")
@@ -123,7 +128,7 @@ def form_of(arguments: argparse.Namespace) -> str:
 def check(arguments: argparse.Namespace, form: str) -> None:
     """Refuse what cannot work before anything slow begins. Raises Misuse."""
     if not arguments.files:
-        raise Misuse("no FILE given: name a capture, a folder of captures, a conn.log, a CSV of flows, or - for standard input")
+        raise Misuse("no FILE given: name a capture, a folder of captures, a conn.log, a CSV of flows, or - for a capture")
     if form.startswith("zeek") and (arguments.header or arguments.columns):
         raise Misuse("conn.log has columns of its own: leave --header and --columns out, or choose another --format")
     chosen_columns(arguments)

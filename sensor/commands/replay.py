@@ -34,7 +34,7 @@ EPILOG = """\
 Examples:
   netseq-replay office.pcap                    alerts as a table, with a summary
   netseq-replay monday.pcapng.gz tuesday/      several files and folders, merged in time order
-  tcpdump -U -w - | netseq-replay -            standard input
+  tcpdump -U -w - | netseq-replay -            a capture on standard input
   netseq-replay conn.log                       Zeek's conn.log (TSV or JSON) in place of packets
   netseq-replay --json office.pcap | jq .msg   one JSON object a line
   netseq-replay --output found --notice *.pcap found/alerts.jsonl and found/notice.log
@@ -74,7 +74,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    build.add_argument("files", nargs="*", metavar="FILE", help='capture, folder of captures, conn.log, or "-"')
+    build.add_argument(
+        "files", nargs="*", metavar="FILE", help='capture, folder of captures, conn.log, or "-" for a capture on standard input'
+    )
     out = build.add_argument_group("what comes out")
     out.add_argument("--output", metavar="DIR", type=Path, help="write DIR/alerts.jsonl, replacing one from before")
     out.add_argument("--notice", action="store_true", help="write Zeek's notice.log: into DIR, or to standard output")
@@ -97,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
 def check(arguments: argparse.Namespace) -> None:
     """Refuse what cannot work before anything slow begins. Raises Misuse."""
     if not arguments.files:
-        raise Misuse("no FILE given: name a capture, a folder of captures, a conn.log, or - for standard input")
+        raise Misuse("no FILE given: name a capture, a folder of captures, a conn.log, or - for a capture on standard input")
     if arguments.format and not (arguments.json or arguments.output):
         raise Misuse("--format says which names JSON has, and no JSON is asked for: add --json or --output DIR")
     if arguments.json and arguments.notice and not arguments.output:

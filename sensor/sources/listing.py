@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -33,6 +34,8 @@ FOREIGN = {
     b"RTSS": "Network Monitor 1",
 }
 """Captures of other kinds that editcap (it comes with Wireshark) converts."""
+LOGS = (b"#separator ", b"#fields\t", b'{"')
+"""How a log of Zeek's begins, after a mark of UTF-8 at most."""
 
 
 class Found(NamedTuple):
@@ -139,8 +142,11 @@ def _why_no_capture(path: str) -> str:
     return "" if format_of(head) else no_capture(head, supply.packing)
 
 
-def no_capture(head: bytes, packing: str) -> str:
-    """Words for a file that begins with `head` and is no capture: what it is, where that is known, and what to do."""
+def no_capture(head: bytes, packing: str, *, piped: bool = False) -> str:
+    """Words for a file that begins with `head` and is no capture: what it is, where that is known, and what to do.
+
+    A pipe that is `piped` in is read once, and a conn.log is looked at before it is read.
+    """
     inside = f" inside the {packing} packing" if packing else ""
     if not head:
         return f"nothing is in it{inside}: not even a capture's header was written"
@@ -150,6 +156,8 @@ def no_capture(head: bytes, packing: str) -> str:
     for magic, kind in FOREIGN.items():
         if head.startswith(magic):
             return f"it is a {kind} capture{inside}: convert it first (editcap -F pcapng IN OUT)"
+    if piped and head.removeprefix(BOM_UTF8).startswith(LOGS):
+        return f"it begins as Zeek's logs do{inside}, and those are read from files: write it to one, and name that"
     return f"it is no pcap or pcapng capture{inside}: editcap converts other captures, `file` tells what it is"
 
 

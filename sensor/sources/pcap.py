@@ -171,7 +171,8 @@ class _CaptureLane:
         try:
             reader = open_reader(supply, min(self.number, LAST_SOURCE))
             if reader is None:
-                raise NotACapture(f"{self._found.name}: {no_capture(head_of(supply), supply.packing)}")
+                piped = self._found.size_bytes is None
+                raise NotACapture(f"{self._found.name}: {no_capture(head_of(supply), supply.packing, piped=piped)}")
         except BaseException:
             supply.close()
             raise
