@@ -122,6 +122,21 @@ def test_data_that_the_model_has_seen_are_told_in_every_output(
     assert main(["multiflow", str(folder), str(log), "--alone", "--html", str(html), *FAST]) == 0
     assert said in " ".join(capsys.readouterr().out.split())
     assert said in html.read_text()
+    for cut, arguments, new in (
+        ({}, (), "what its training left out is new to it, if anything: its manifest does not tell"),
+        ({"split": "honest", "test": 0.0}, (), "its training left nothing out to test on: nothing in there is new to it"),
+        ({"split": "honest", "test": 0.2, "seed": 1}, (), "the rows tested on are those that its training left out"),
+        (
+            {"split": "honest", "test": 0.2, "seed": 1},
+            ("--alone",),
+            "which is tested on with --split honest --test 0.2 --seed 1 and all of its files in their order",
+        ),
+        ({"split": "stratified", "test": 0.2, "seed": 1}, (), "which is tested on with --split stratified --test 0.2 --seed 1"),
+    ):
+        (folder / "manifest.json").write_text(json.dumps(manifest | cut))
+        (warning,) = told(folder, log, *arguments)["warnings"]
+        assert said in warning
+        assert new in warning
     again = told(folder, log, "--train", log)["warnings"]
     assert [said in warning for warning in again] == [True, False]
     assert f"{log}: has data of --train {log}: the other classifiers have learned these very rows" in again[1]

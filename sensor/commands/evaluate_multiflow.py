@@ -16,7 +16,7 @@ import numpy as np
 from models.flowset import Split, class_counts, given, honest, join, stratified
 from models.measures_classes import Classified
 from models.multiflow_baselines import Settings
-from models.multiflow_checkpoint import FlowBundle, load
+from models.multiflow_checkpoint import FlowBundle, FlowManifest, load
 from models.resident_flows import FlowScorer
 from sensor.commands import evaluate_seen, flowsets
 from sensor.commands.classes import Classes, ClassesError
@@ -25,8 +25,6 @@ from sensor.commands.evaluate_flows import MEANS, Judged, Work, against, by_clas
 from sensor.commands.misuse import Misuse
 from sensor.commands.report import Report, Table
 from sensor.labels import Labels
-
-SEEN = "this data set: new to it is at most what its own training left out to test on (--test), and by default that is nothing"
 
 
 def measure(arguments: argparse.Namespace) -> tuple[Report, bool]:
@@ -41,7 +39,7 @@ def measure(arguments: argparse.Namespace) -> tuple[Report, bool]:
             arguments, work.flows, work.split, Settings(arguments.seed, bundle.manifest.flows, bundle.manifest.units)
         )
     report = Report(f"{bundle.manifest.name} {bundle.manifest.version} on {', '.join(arguments.files)}")
-    report.warnings += list(warnings(bundle, work))
+    report.warnings += list(warnings(arguments, bundle.manifest, work))
     report.facts += [
         (
             "model",
@@ -124,10 +122,10 @@ def overall(work: Work, found: dict[str, Classified], names: Sequence[str]) -> T
     return Table(f"All classes, {len(work.truth):,} rows", MEANS, [means(name, one) for name, one in found.items()], note)
 
 
-def warnings(bundle: FlowBundle, work: Work) -> Iterator[str]:
+def warnings(arguments: argparse.Namespace, manifest: FlowManifest, work: Work) -> Iterator[str]:
     """What makes the measure worth less than it seems."""
     tested, learned = (evaluate_seen.all_hashes([one.path for one in data]) for data in (work.data, work.learned))
-    yield from evaluate_seen.warnings(tested, bundle.manifest.data, SEEN)
+    yield from evaluate_seen.warnings(tested, manifest.data, f"this data set: {new_of(arguments, manifest, work)}")
     for path, other in evaluate_seen.shared(tested, learned).items():
         yield (
             f"{path}: has data of --train {other}: the other classifiers have learned these very rows:"
@@ -136,3 +134,17 @@ def warnings(bundle: FlowBundle, work: Work) -> Iterator[str]:
     for one in (*work.data, *work.learned):
         if one.damaged:
             yield f"{one.path}: {one.damaged:,} places could not be read"
+
+
+def new_of(arguments: argparse.Namespace, manifest: FlowManifest, work: Work) -> str:
+    """What of the data that a model was trained on is new to it, by what its manifest keeps of how these were cut."""
+    if not manifest.split:
+        return "what its training left out is new to it, if anything: its manifest does not tell"
+    if not manifest.test:
+        return "its training left nothing out to test on: nothing in there is new to it"
+    how = f"--split {manifest.split} --test {manifest.test:g} --seed {manifest.seed}"
+    alike = (arguments.split, arguments.test, arguments.seed) == (manifest.split, manifest.test, manifest.seed)
+    same = [one.sha256 for one in work.data] == [one.sha256 for one in manifest.data]
+    if alike and same and not arguments.alone and not arguments.train:
+        return "with the same labels, the rows tested on are those that its training left out"
+    return f"only what its training left out is new to it, which is tested on with {how} and all of its files in their order"
