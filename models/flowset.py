@@ -139,15 +139,17 @@ def apart(flows: FlowSet, first: int) -> Split:
 def remarks(flows: FlowSet, split: Split, classes: Sequence[str], columns: Sequence[str], length: int) -> list[str]:
     """What a person must know of a split before a model or a measure is believed; a line each.
 
-    `length` is the number of flows in a window.
+    `length` is the number of flows in a window; the first class is the ordinary one.
     """
     trained, held, tested = (
         class_counts(flows.label[rows], len(classes)).tolist() for rows in (split.training, split.validation, split.test)
     )
     told = []
-    for name, *counts in zip(classes, trained, held, tested, strict=True):
+    for place, (name, *counts) in enumerate(zip(classes, trained, held, tested, strict=True)):
         learned, elsewhere = counts[0], sum(counts[1:])
-        if not learned and not elsewhere:
+        if not learned and not place:
+            told.append(f"class {name}, the ordinary one, has no flow to train on: the model will call all it sees an attack")
+        elif not learned and not elsewhere:
             told.append(f"class {name} has no flow: the model will not know it")
         elif not learned:
             told.append(f"class {name} has no flow to train on, and {elsewhere:,} to validate or test on: all will be wrong")

@@ -78,7 +78,7 @@ def _settle(place: Path) -> None:
     beside = _beside(place / TENSORS)
     try:
         meant = msgspec.json.decode((place / MANIFEST).read_bytes(), type=dict[str, Any]).get("weights_sha256")
-        if _is(beside.read_bytes(), meant):
+        if hashlib.sha256(beside.read_bytes()).hexdigest() == meant:
             beside.replace(place / TENSORS)
     except (FileNotFoundError, msgspec.DecodeError):  # no such crash, or no model
         pass
@@ -141,15 +141,16 @@ def _another(found: str, form: str) -> str:
 
 def read_tensors(place: Path, sha256: str) -> dict[str, Tensor]:
     """Read the weights, whose hash the manifest knows. Raises ModelDoesNotFit."""
-    missing = ""
-    try:
-        content = (place / TENSORS).read_bytes()
-    except OSError as wrong:
-        content, missing = b"", str(wrong.strerror)
-    if not _is(content, sha256):
-        with contextlib.suppress(OSError):
-            content = _beside(place / TENSORS).read_bytes()  # a crash came between the two renames
-    if not _is(content, sha256):
+    path, missing = place / TENSORS, ""
+    for found in (path, _beside(path), path):  # a crash came between the two renames; or the second one does just now
+        try:
+            content = found.read_bytes()
+        except OSError as wrong:
+            missing = str(wrong.strerror) if found == path else missing
+        else:
+            if hashlib.sha256(content).hexdigest() == sha256:
+                break
+    else:
         if missing:
             raise ModelDoesNotFit(f"{place}: no weights there ({missing}: {TENSORS}): copy the whole folder")
         raise ModelDoesNotFit(
@@ -159,7 +160,3 @@ def read_tensors(place: Path, sha256: str) -> dict[str, Tensor]:
         return load_tensors(content)
     except SafetensorError as wrong:
         raise ModelDoesNotFit(f"{place}: {TENSORS} cannot be read ({wrong}): copy or train the model again") from None
-
-
-def _is(content: bytes, sha256: object) -> bool:
-    return hashlib.sha256(content).hexdigest() == sha256

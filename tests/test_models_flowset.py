@@ -155,6 +155,12 @@ def test_what_a_split_leaves_doubtful_is_told_a_line_each() -> None:
     ]
 
 
+def test_without_an_ordinary_flow_to_train_on_all_is_an_attack_and_that_is_told() -> None:
+    flows = flows_of([1] * 20 + [2] * 20 + [0] * 10, [number // 5 for number in range(50)])
+    told = remarks(flows, apart(flows, 40), ["Normal", "Bot", "DoS"], ["Flow Duration"], 10)
+    assert told == ["class Normal, the ordinary one, has no flow to train on: the model will call all it sees an attack"]
+
+
 def test_hours_are_joined_only_where_all_sets_have_them() -> None:
     one = flows_of([0, 1], [0, 0])
     timed = one._replace(hour=np.array([4, 5]))

@@ -54,7 +54,8 @@ the paper has it (--split stratified), which flatters. An interrupted training g
 longer, since the learning rate falls over all of --epochs. What several processes train is what one does but for dropout,
 which each draws for itself: figures differ a little.
 
-Exit status: 0 done; 1 part of the input was damaged (the rest was trained on); 2 misuse, or nothing to train on.
+Exit status: 0 done; 1 part of the input was damaged (the rest was trained on), or the model could not be written where it
+should be; 2 misuse, or nothing to train on.
 """
 
 
@@ -127,7 +128,9 @@ def _add_how(how: argparse._ArgumentGroup) -> None:
     )
     how.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: CUDA where there is one")
     how.add_argument("--threads", type=int, help="threads (default: one a core, under torchrun one)")
-    how.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR, if there is one")
+    how.add_argument(
+        "--resume", action="store_true", help="go on from the checkpoint in DIR, if any, with the same data and options"
+    )
 
 
 def run(arguments: argparse.Namespace, command: str) -> int:
@@ -257,6 +260,7 @@ def fit(arguments: argparse.Namespace, made: Made, trainer: Trainer, manifest: F
     from models.unfinished import CheckpointDoesNotFit  # noqa: PLC0415
 
     arguments.output.mkdir(parents=True, exist_ok=True)
+    progress.show("training", 0, arguments.epochs)
     try:
         trainer.run(
             lambda passed: _show(progress, passed),
