@@ -249,3 +249,54 @@ def test_a_parameter_that_is_fixed_keeps_the_sort_of_its_default(written: Callab
     given = Given.read({"share": 1}, {"share": 0.5, "count": 3}, names)
     assert given.usual == {"share": 1.0, "count": 3}
     assert isinstance(given.usual["share"], float)
+
+
+IMPOSSIBLE = {
+    "tool": ("ssh_guess", "web", '{ tool = "hydro" }', "there is no tool 'hydro', did you mean 'hydra'?"),
+    "one of the tools": ("ssh_guess", "web", '{ tool = { one_of = ["hydra", "thc"] } }', "there is no tool 'thc', known are"),
+    "tool of a tunnel": ("dns_tunnel", "web", '{ tool = "iodin" }', "there is no tool 'iodin', did you mean 'iodine'?"),
+    "words": ("ssh_guess", "web", "{ words = -4 }", "words may be -4: give 0 or more"),
+    "lowest": ("ssh_guess", "web", "{ words = { low = -1, high = 3 } }", "words may be -1: give 0 or more"),
+    "port": ("ssh_guess", "web", "{ port = 99999 }", "port may be 99999: ports end at 65535"),
+    "session's port": ("infiltration", "web", "{ session_port = 70000 }", "session_port may be 70000: ports end at 65535"),
+    "dead victim": ("syn_flood", "printer", "{ sources = 1 }", "printer is down: only a scan may have such a victim"),
+    "service": ("ftp_guess", "web", "{}", "nothing listens at port 21 of web: give it a service, or other victims"),
+    "service at a port": ("slowloris", "web", "{ port = 8081 }", "nothing listens at port 8081 of web"),
+    "secure service": ("web_sqli", "web", "{ tls = { share = 0.5 } }", "nothing listens at port 443 of web"),
+    "form": ("login_guess", "web", "{}", "web has no service 'login', which this attacks"),
+    "far end": ("bot", "web", "{}", "no host offers 'c2', which this needs"),
+    "sources": ("syn_flood", "web", "{ sources = { low = 1, high = 9 } }", "sources may be 9, and mallory has 1 addresses"),
+    "victims at a time": ("syn_flood", "server", "{ sources = 1 }\neach = 2", "this kind takes one victim at a time"),
+    "times": ("scan_syn", "web", "{}\ntimes = 1000000", "times is 1,000,000: at most 1,000 can be placed"),
+}
+RULE = 'kind = "{}"\nattackers = ["mallory"]\nvictims = ["{}"]'
+
+
+@pytest.mark.parametrize("what", IMPOSSIBLE)
+def test_an_attack_that_cannot_be_done_is_refused_before_a_run(what: str, written: Callable[[str], Path]) -> None:
+    kind, victim, given, told = IMPOSSIBLE[what]
+    rule = f"{RULE.format(kind, victim)}\ngiven = {given}"
+    assert f"attacks, number 1 ({kind}): {told}" in refused(written(changed(RULE.format("scan_syn", "server"), rule)))
+
+
+def test_an_attack_that_can_be_done_is_not_refused(written: Callable[[str], Path]) -> None:
+    for kind, victim, given in (
+        ("ssh_guess", "web", '{ tool = { one_of = ["hydra", "patator"] }, words = { median = 9, sigma = 1 } }'),
+        ("web_sqli", "web", "{}"),
+        ("syn_flood", "web", "{ sources = 1, port = 9 }"),
+        ("scan_slow", "printer", "{}"),
+    ):
+        assert read(written(changed(RULE.format("scan_syn", "server"), f"{RULE.format(kind, victim)}\ngiven = {given}")))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("seconds = 120", "seconds = 1e9", "time: a run, and the day that it stands for, take at most 86,400 seconds"),
+        ("compression = 30", "compression = 1e9", "time: a run, and the day that it stands for, take at most 86,400 seconds"),
+        ("per_day = 20", "every_s = 1e-9", "habits, number 1 (web): each host would do it 3,600,000,000,000 times"),
+        ("per_day = 20", "per_day = 1e12", "habits, number 1 (web): each host would do it 1,000,000,000,000 times"),
+    ],
+)
+def test_what_would_be_drawn_for_hours_is_refused(old: str, new: str, told: str, written: Callable[[str], Path]) -> None:
+    assert told in refused(written(changed(old, new)))

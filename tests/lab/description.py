@@ -2,7 +2,7 @@
 
 A mistake is refused here, before anything is started, in one line that names the place in the file: an unknown key, host,
 service, activity, attack or parameter (with the nearest one that there is), a parameter of another sort, an address outside
-the documentation ranges, an address or a port given twice. What a parameter may be worth, its attack judges when it begins.
+the documentation ranges, an address or a port given twice, an attack that cannot be done (feasible.py).
 `schedule.draw` makes a run of it; docs/lab.md is its manual.
 """
 
@@ -20,9 +20,17 @@ import msgspec
 from .attacks import KINDS
 from .behaviour import ACTIVITIES
 from .drawing import Given, Names
+from .feasible import refuse_impossible
 from .nearest import nearest
 from .places import ORDINARY, HostRule, hosts, refuse_no_name
 from .site import Host, LabError, Site, Value
+
+LONGEST_S = 86_400
+"""A schedule is of one day."""
+MOST_EVENTS = 100_000
+"""Of one host by one habit: one a second of a day, and a schedule is still drawn in seconds."""
+MOST_TIMES = 1_000
+"""Each attack is held against all that have their place: more take minutes to place."""
 
 
 class Time(msgspec.Struct, kw_only=True, frozen=True):
@@ -241,6 +249,8 @@ def _checked(rules: Rules) -> Description:
 def _checked_time(time: Time) -> None:
     if time.seconds < 30 or time.compression < 1:
         raise LabError("time: a run takes at least 30 seconds, and its day is compressed at least by 1")
+    if time.seconds > LONGEST_S or time.seconds * time.compression > LONGEST_S:
+        raise LabError(f"time: a run, and the day that it stands for, take at most {LONGEST_S:,} seconds: a day has no more")
     if not 0 <= time.warm_up_s < time.seconds / 2:
         raise LabError("time.warm_up_s: give less than half of the run")
 
@@ -253,6 +263,9 @@ def _habit(habit: Habit, number: int, site: Site, rhythms: Mapping[str, Rhythm])
         raise LabError(f"{where}: unknown rhythm {habit.rhythm!r}, {nearest(habit.rhythm, rhythms)}")
     if (habit.per_day > 0) == (habit.every_s > 0):
         raise LabError(f"{where}: give either per_day or every_s, more than 0")
+    often = max(habit.per_day, site.seconds * site.compression / habit.every_s if habit.every_s else 0.0)
+    if often > MOST_EVENTS:
+        raise LabError(f"{where}: each host would do it {often:,.0f} times: at most {MOST_EVENTS:,} can be planned")
     if habit.burst < 1 or habit.gap_s < 0 or habit.spread < 0 or not 0 <= habit.jitter <= 1 or not 0 < habit.share <= 1:
         raise LabError(f"{where}: burst is at least 1, gap_s and spread at least 0, jitter and share at most 1")
     activity = ACTIVITIES[habit.what]
@@ -289,9 +302,13 @@ def _attack(attack: AttackRule, number: int, site: Site, rules: Rules) -> Attack
             raise LabError(f"{where}: {host.name} is down, and attacks nobody")
         if victims == (host,):
             raise LabError(f"{where}: {host.name} would attack itself: give another victim")
+    if attack.times > MOST_TIMES:
+        raise LabError(f"{where}: times is {attack.times:,}: at most {MOST_TIMES:,} can be placed")
     if attack.times < 1 or not 1 <= attack.each <= len(victims):
         raise LabError(f"{where}: times is at least 1, each between 1 and the {len(victims)} victims")
-    return AttackOf(attack, attackers, victims, _given(attack.given, KINDS[attack.kind].takes, site, where))
+    given = _given(attack.given, KINDS[attack.kind].takes, site, where)
+    refuse_impossible(attack.kind, attackers, victims, attack.each, given, site, where)
+    return AttackOf(attack, attackers, victims, given)
 
 
 def found(who: list[str], site: Site, where: str) -> tuple[Host, ...]:

@@ -138,6 +138,21 @@ class Given:
                 raise LabError(f"{key} is {told!r}: give a value like {takes[key]!r}")
         return cls({**takes, **fixed}, laws, names)
 
+    def values(self, name: str) -> list[Value]:
+        """What a parameter may be: all of it, or the ends where it lies between two; nothing where it names hosts or sites."""
+        match self.laws.get(name):
+            case None:
+                return [self.usual[name]]
+            case OneOf() as law:
+                return list(law.one_of)
+            case Between() as law:
+                return [law.low, law.high]
+            case Lognormal() as law:
+                return [law.least, *([law.most] if math.isfinite(law.most) else [])]
+            case Share():
+                return [False, True]
+        return []
+
     def of(self, host: str) -> Mapping[str, _Choice]:
         """What one host likes: of each law about sites and hosts, its own favourites."""
         return {key: _favourites(law, host, self.names) for key, law in self.laws.items() if isinstance(law, SiteOf | HostOf)}
