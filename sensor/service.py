@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 
 from sensor import __version__
 from sensor.config import ConfigError, Settings
-from sensor.metrics import total
+from sensor.metrics import split, total
 from sensor.service_capture import Worker
 from sensor.service_degraded import degraded, drop_share, interfaces, since
 from sensor.service_metrics import Exporter, Look
@@ -35,6 +35,10 @@ DEGRADED_S = 60.0
 """Seconds between two looks at what was lost."""
 DRAIN_S = 7.0
 """Seconds for scoring what was captured, after a request to end: the end is due within ten."""
+PATIENT_S = 3.0
+"""The same where what is not scored can be kept on disk instead."""
+KEPT_S = 6.0
+"""Seconds after a request to end within which that is on disk: 210 MB with tables of the usual sizes, all full."""
 LAST_S = 1.0
 """Seconds at least for each of the last steps, writing alerts and state."""
 END_S = 9.0
@@ -142,10 +146,12 @@ class Service:
             self._told = self._status_line()
             self._notifier.status(self._told)
 
-    def _tell_of_losses(self, seconds: float) -> None:
+    def _tell_of_losses(self, seconds: float, *, ended: bool = False) -> None:
         """Raise the alert about the sensor itself, if there is reason to."""
         counters, now_us = self._parts.counters(), time.time_ns() // 1000
         grown = since(self._before, counters)
+        if ended:  # a source that is closed hears nobody, and that is no trouble
+            grown = {name: number for name, number in grown.items() if not split(name)[0].gauge}
         self._before, self._drop_share = counters, drop_share(grown)
         alert = degraded(grown, ts_us=now_us, since_us=now_us - round(seconds * 1e6), model=self._parts.models.name)
         if alert is not None:
@@ -168,6 +174,7 @@ class Service:
         try:
             write(self._parts.state_file, snapshot)
             self._parts.states["states_saved"] += 1
+            self._parts.unscored.saved()
         except OSError as error:
             self._parts.states["states_refused.write"] += 1
             self._parts.log.error("state_not_saved", file=str(self._parts.state_file), reason=error.strerror)
@@ -191,24 +198,35 @@ class Service:
         self._stopping = True
         self._notifier.stopping()
         begun_s = time.monotonic()
-        until_s = begun_s + DRAIN_S
-        for worker in parts.workers:
-            worker.stop()
-        parts.learner.close()
-        for worker in parts.workers:
-            worker.join(max(until_s - time.monotonic(), 0))
-        parts.queue.close()
+        until_s = begun_s + (PATIENT_S if parts.sources.patient else DRAIN_S)
+        captured = self._end_capture(until_s)
         scored = parts.scoring.join(max(until_s - time.monotonic(), 0))
-        if not scored:
-            parts.queue.give_up()
+        if not scored or parts.queue.waiting:
+            parts.unscored.put_by()
             scored = parts.scoring.join(LAST_S)
+        whole = captured and scored and status == DONE and parts.scoring.error is None
+        kept = parts.unscored.end(begun_s + KEPT_S, whole=whole)
+        self._tell_of_losses(time.monotonic() - self._looked_s, ended=True)
         written = parts.outlets.close(LAST_S)  # before the state, which counts them
         parts.recorder.close()
         if status == DONE:
             self._save_last(begun_s + END_S, scored=scored)
         counters = self._parts.counters()
         lost = {name: total(counters, name) for name in ("flows_shed", "alerts_waiting", "alerts_lost")}
-        self._parts.log.info("ended", alerts_written=total(counters, "alerts_written"), **lost, everything_written=written)
+        written_alerts = total(counters, "alerts_written")
+        parts.log.info("ended", alerts_written=written_alerts, flows_kept=kept, **lost, everything_written=written)
+
+    def _end_capture(self, until_s: float) -> bool:
+        """End capture and learning, and let no more come; tells whether all that was captured is in the queue."""
+        parts = self._parts
+        if parts.sources.patient:
+            parts.queue.make_room()
+        for worker in parts.workers:
+            worker.stop()
+        parts.learner.close()
+        ended = [worker.join(max(until_s - time.monotonic(), 0)) and worker.error is None for worker in parts.workers]
+        parts.queue.close()
+        return all(ended)
 
     def _save_last(self, until_s: float, *, scored: bool) -> None:
         """Write the state once more, where nobody changes it any more and the disk is there."""

@@ -39,6 +39,7 @@ from sensor.service_sources import REFUSALS as SOURCE_REFUSALS
 from sensor.service_sources import Sources, listening, open_sources
 from sensor.service_sources import trial as try_sources
 from sensor.service_state import StateRefused, set_aside, take_up
+from sensor.service_unscored import Unscored
 from sensor.service_warm import warm
 from sensor.sinks.lines import SinkFailed
 from sensor.vocabulary import VocabularyDoesNotFit
@@ -59,7 +60,7 @@ LATER = (
 
 NEWS = {
     *("learning", "fitting", "fit_says", "alerting", "model_taken", "relearning"),
-    *("interface_back", "folder_back", "alerts_written_again", "zeek_up"),
+    *("interface_back", "folder_back", "alerts_written_again", "zeek_up", "flows_taken_up"),
 }
 """Events that are no trouble."""
 REFUSALS = (ModelDoesNotFit, VocabularyDoesNotFit, IgnoreRefused, SinkFailed, OutOfMemoryError, *SOURCE_REFUSALS)
@@ -99,6 +100,7 @@ class Parts:
             remembered = self._take_up(judge)
             self.queue = FlowQueue(settings.service.queue_flows)
             self.sources = self._sources(settings, remembered)
+            self.unscored = Unscored(state_dir, self.queue, self.sources, remembered, tell=self.tell)
             self.outlets = from_settings(settings, sensor=sensor_name(settings), tell=self.tell)
             self.outlets.start()
         except REFUSALS as refused:
@@ -147,7 +149,7 @@ class Parts:
         """What the next start shall know besides the judge's state."""
         judged = self.scoring.judge.counters()  # these the judge's own state keeps
         counters = {name: number for name, number in self.counters().items() if name not in judged and not split(name)[0].gauge}
-        return {"counters": counters, **self.sources.marks(), "learner": self.learner.stored()}
+        return {"counters": counters, **self.unscored.marks(), "learner": self.learner.stored()}
 
     def reload(self, settings: Settings) -> list[str]:
         """Take over new settings, model and lists; gives the settings that wait for the next start. Raises Refused."""

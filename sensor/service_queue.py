@@ -7,8 +7,9 @@ Capture never waits for scoring. When flows come faster than they are scored, th
   batch, some are kept (evenly spread, so that what the flood is can still be seen) and the rest shed;
 - when it is full, whole batches, the newest.
 
-Everything shed is counted by its reason. A source that can wait, a folder of captures, waits instead (`put`). A conversation
-that lost flows goes on with those that remain, as it does after packets that the kernel dropped.
+Everything shed is counted by its reason. A source that can wait, a folder of captures, waits instead (`put`), and what is not
+scored of it at the end is kept (`service_unscored`). A conversation that lost flows goes on with those that remain, as it does
+after packets that the kernel dropped.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import secrets
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -52,10 +54,12 @@ class FlowQueue:
     def __init__(self, flows: int) -> None:
         self.capacity = flows
         self.shed = dict.fromkeys(REASONS, 0)
+        self.came = self.gone = 0
+        """Flows that were added, and those that were taken to be scored; they come out in the order in which they came."""
         self._batches: deque[Waiting] = deque()
         self._waiting = 0
         self._changed = threading.Condition()
-        self._closed = False
+        self._closed = self._roomy = False
         # Secret, so that nobody can make flows that pass for those of an alerted conversation.
         self._factors = np.array([secrets.randbits(64) | 1 for _ in range(3)], np.uint64)
         self._alerted: Keys = np.empty(0, np.uint64)
@@ -86,9 +90,7 @@ class FlowQueue:
         After the end of the queue a batch is shed.
         """
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._closed or not self._waiting or self._waiting + len(batch.flows) <= self.capacity
-            )
+            self._changed.wait_for(lambda: self._closed or self._has_room(len(batch.flows)))
             if self._closed:
                 self.shed["ending"] += len(batch.flows)
             else:
@@ -101,8 +103,21 @@ class FlowQueue:
                 return None
             taken = self._batches.popleft()
             self._waiting -= len(taken.batch.flows)
+            self.gone += len(taken.batch.flows)
             self._changed.notify_all()
             return taken
+
+    def resume(self, batches: Sequence[FlowBatch]) -> None:
+        """Add batches that waited before a restart, however many there are."""
+        with self._changed:
+            for batch in batches:
+                self._add(batch)
+
+    def make_room(self) -> None:
+        """Let nobody wait for room any more: those who put are at their end, and hand over the last they have."""
+        with self._changed:
+            self._roomy = True
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Tell the one who takes that nothing more will come."""
@@ -112,12 +127,19 @@ class FlowQueue:
 
     def give_up(self) -> None:
         """Count what waits as shed, because there is no time left to score it, and take no more."""
+        left = self.leave()
         with self._changed:
-            self.shed["ending"] += self._waiting
+            self.shed["ending"] += sum(len(batch.flows) for batch in left)
+
+    def leave(self) -> list[FlowBatch]:
+        """Give what waits to the caller, because there is no time left to score it, and take no more."""
+        with self._changed:
+            left = [waiting.batch for waiting in self._batches]
             self._batches.clear()
             self._waiting = 0
             self._closed = True
             self._changed.notify_all()
+        return left
 
     def know_alerted(self, flows: NDArray[np.void]) -> None:
         """Replace the conversations whose flows are shed first by those of (n,) FLOW rows."""
@@ -126,7 +148,11 @@ class FlowQueue:
     def _add(self, batch: FlowBatch) -> None:
         self._batches.append(Waiting(batch, time.monotonic()))
         self._waiting += len(batch.flows)
+        self.came += len(batch.flows)
         self._changed.notify_all()
+
+    def _has_room(self, flows: int) -> bool:
+        return self._roomy or not self._waiting or self._waiting + flows <= self.capacity
 
     def _thinned(self, batch: FlowBatch, full: float) -> FlowBatch:
         """What the rule leaves of a batch when a share `full` of the queue is taken."""

@@ -132,6 +132,20 @@ def test_giving_up_counts_what_waits_and_lets_go_of_whoever_waits_for_room() -> 
     assert queue.take(0) is None
 
 
+def test_when_the_end_is_near_nobody_waits_for_room_any_more() -> None:
+    queue = FlowQueue(100)
+    queue.put(many(80))
+    thread = threading.Thread(target=queue.put, args=(many(40),), daemon=True)
+    thread.start()
+    queue.make_room()
+    thread.join(10)
+    assert not thread.is_alive()
+    queue.put(many(1000))
+    assert [len(batch.flows) for batch in queue.leave()] == [80, 40, 1000]
+    assert (queue.waiting, queue.came, queue.gone) == (0, 1120, 0)
+    assert not any(queue.shed.values())
+
+
 def test_a_batch_tells_when_it_came() -> None:
     queue = FlowQueue(100)
     times = []
