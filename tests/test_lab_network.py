@@ -126,6 +126,14 @@ def test_a_network_with_a_way_out_is_refused() -> None:
 
 
 @in_world
+def test_a_network_that_is_asked_again_and_again_stays_closed() -> None:
+    """The router's kernel answers so few questions a second that who is impatient gets no answer at all."""
+    with Network(site()) as network:
+        for _ in range(4):
+            network.refuse_if_open()
+
+
+@in_world
 def test_every_frame_inside_is_captured_once(tmp_path: Path) -> None:
     ways = (
         ("pc", "dns", "192.0.2.10"),

@@ -11,6 +11,7 @@ import errno
 import json
 import socket
 import subprocess
+import time
 from collections.abc import Collection, Mapping
 from typing import cast
 
@@ -23,6 +24,9 @@ ELSEWHERE = ("192.88.99.1", 9)
 PROBE_S = 1.0
 PROBES = 10
 """How long a probe may go unanswered, and how many may: links lose their share, and delay the router's answer."""
+PAUSE_S = 2.5
+"""After an unanswered one. A Linux router gives a host one token a second for such answers, and takes two for each (one
+in ip_error, one in icmp_send, of the same bucket): who asks once a second is never answered again."""
 
 NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH)
 
@@ -77,6 +81,9 @@ def _refuse_way(namespace: str) -> None:
             return
         if number != errno.EAGAIN:  # of a probe that timed out
             break
+        time.sleep(PAUSE_S)
+    else:
+        raise LabError(f"{namespace} got no answer whether it has a way to {ELSEWHERE[0]}: nothing is started")
     told = errno.errorcode.get(number, "it is connected")
     raise LabError(f"{namespace} found a way to {ELSEWHERE[0]} ({told}): nothing is started")
 
