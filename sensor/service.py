@@ -171,6 +171,7 @@ class Service:
         return take(self._parts.scoring.judge, self._parts.remembered())
 
     def _write(self, snapshot: Snapshot) -> None:
+        self._parts.learner.keep()
         try:
             write(self._parts.state_file, snapshot)
             self._parts.states["states_saved"] += 1

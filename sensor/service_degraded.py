@@ -15,12 +15,13 @@ from sensor.schema import Alert
 
 SIGNATURE = "NetSeq::Sensor_Degraded"
 WATCHED = (
-    *("packets_dropped", "ring_blocks_broken", "interfaces_lost", "captures_damaged"),
+    *("packets_dropped", "ring_blocks_broken", "interfaces_lost", "captures_damaged", "captures_unreadable"),
     *("zeek_messages_dropped", "zeek_messages_skipped", "rows_skipped"),
     *("flows_evicted", "flows_shed", "words_shed", "rules_shed"),
     *("rule_alerts_capped", "alerts_lost", "alerts_refused"),
 )
-"""Counters of what was not seen, not judged, or judged and not told: losses that are no property of the traffic."""
+"""What was not seen, not judged, or judged and not told: losses that are no property of the traffic, and a gauge of what
+nobody looks at now."""
 ORDINARY = (
     *("packets_skipped", "link_types_unknown", "blocks_skipped"),  # what the wire carries: arp is on every network
     "files_skipped",  # what is no capture, or was read before

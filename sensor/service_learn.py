@@ -19,7 +19,6 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -29,11 +28,24 @@ from models.site import LEAST_P_HOURS
 from sensor.config import Settings
 from sensor.schema import Alert
 from sensor.service_alerted import by_rule
-from sensor.service_record import Recorder, Seen
+from sensor.service_learned import (
+    ALERTING,
+    DAY_US,
+    FILE,
+    FITTING,
+    LEARNING,
+    Stored,
+    forget,
+    iso,
+    of_state,
+    read,
+    without_state,
+    write,
+)
+from sensor.service_record import Recorder
 from sensor.service_site import Site, now
 
-LEARNING, FITTING, ALERTING = "learning", "fitting", "alerting"
-DAY_US, HOUR_US = 86_400_000_000, 3_600_000_000
+HOUR_US = 3_600_000_000
 
 AT_MOST = 3
 """Learning ends after so many times `learn.days`, whatever was seen."""
@@ -59,20 +71,6 @@ EXPLODED_LEAST = 10
 """Alerts that an explosion has at least: a small budget's share of an hour is none."""
 PER_HOST = 5
 """Alerts of one source that count: one attacker shall not be able to take a model out of use."""
-
-
-class Stored(msgspec.Struct):
-    """What outlives a restart."""
-
-    mode: str = LEARNING
-    seen: Seen = msgspec.field(default_factory=Seen)
-    again_us: int = 0
-    watched: str = ""
-    """Name of the model that is watched."""
-    watched_since_us: int = 0
-    watched_alerts: int = 0
-    using: str = ""
-    """Name of the model in use."""
 
 
 class Learner:
@@ -101,6 +99,7 @@ class Learner:
         self._watched_since_us = self._watched_alerts = 0
         self._by_host: Counter[str] = Counter()
         if relearn:
+            forget(state)
             for folder in self._site.set_aside(now()):
                 tell("relearning", f"{folder}: what was learned before lies here until the next time")
         self._using = self._met = self._site.current()  # the second: the last that `tick` met, and watched if need be
@@ -169,8 +168,8 @@ class Learner:
         seen, days = self._recorder.seen, self._settings.learn.days
         told: dict[str, object] = {
             "mode": self.mode,
-            "since": _iso(seen.since_us),
-            "until": _iso(seen.latest_us + max(round(days * DAY_US) - seen.learned_us, 0)) if self.learning else None,
+            "since": iso(seen.since_us),
+            "until": iso(seen.latest_us + max(round(days * DAY_US) - seen.learned_us, 0)) if self.learning else None,
             "learned_days": round(seen.learned_us / DAY_US, 4),
             "of_days": days,
             "flows_seen": seen.flows,
@@ -187,19 +186,37 @@ class Learner:
 
     def stored(self) -> dict[str, object]:
         """What a restart shall know; `restore` takes it."""
+        return dict(msgspec.to_builtins(self._stored()))
+
+    def keep(self) -> None:
+        """Write that into its own file, too; from the thread that writes the state."""
+        try:
+            write(self._site.state, self._stored())
+        except OSError as error:
+            self._tell("learning_not_kept", f"{self._site.state / FILE}: {error.strerror}")
+
+    def _stored(self) -> Stored:
         mode = LEARNING if self.mode == FITTING else self.mode
         watch = (self._watched, self._watched_since_us, self._watched_alerts)
         using = self._using.name if self._using else ""
-        return dict(msgspec.to_builtins(Stored(mode, self._recorder.seen, self._again_us, *watch, using)))
+        return Stored(mode, self._recorder.seen, self._again_us, *watch, using)
 
-    def restore(self, stored: Mapping[str, object]) -> None:
-        """Go on from `stored()`, before flows come; what is damaged, or was before a relearning, is not heeded."""
+    def restore(self, stored: Mapping[str, object], *, lost: bool = True) -> None:
+        """Go on from `stored()`, before flows come, or from its own file; what was before a relearning is not heeded.
+
+        What is done where `stored` tells nothing is told. Without a file it is told only if a state was `lost`.
+        """
         if self._relearn:
             return
-        try:
-            before = msgspec.convert(stored, Stored)
-        except msgspec.ValidationError:
-            return
+        told = of_state(stored)
+        before = told or read(self._site.state)
+        if before is not None:
+            self._go_on(before)
+        if told is None and (before is not None or lost):
+            days = self._settings.learn.days if self.learning else None
+            self._tell(*without_state(days, learned_us=self._recorder.seen.learned_us, file=before is not None))
+
+    def _go_on(self, before: Stored) -> None:
         self._recorder.seen = before.seen
         self._again_us = before.again_us
         if before.mode == ALERTING:
@@ -380,11 +397,3 @@ class Learner:
     def _heed(self) -> None:
         """While learning, the model that comes along says nothing of what may be learned."""
         self._recorder.heeds_models = not self.learning
-
-
-def _iso(time_us: int) -> str | None:
-    """A packet time for people; None where there is none."""
-    try:
-        return f"{datetime.fromtimestamp(time_us / 1e6, UTC):%Y-%m-%dT%H:%M:%SZ}" if time_us else None
-    except (ValueError, OverflowError, OSError):
-        return None

@@ -202,6 +202,7 @@ class Parts:
             )
             self.log.info("state_taken_up", conversations=judge.conversations.live)
         except FileNotFoundError:
+            self.learner.restore({}, lost=False)
             return {}
         except StateRefused as refused:
             self.states["states_refused.read"] += 1

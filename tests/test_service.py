@@ -203,6 +203,22 @@ def test_a_state_that_is_damaged_is_set_aside_and_told(tmp_path: Path) -> None:
         assert sensor.end() == 0
 
 
+def test_a_damaged_state_does_not_make_a_sensor_that_alerted_learn_again(tmp_path: Path) -> None:
+    captures, folder = tmp_path / "captures", tmp_path / "sensor"
+    captures.mkdir()
+    with running(folder, f"capture.folder={captures}", "learn.days=0") as sensor:
+        assert sensor.end() == 0
+    state = folder / "state" / "state.netseq"
+    content = bytearray(state.read_bytes())
+    content[-1000:-997] = bytes(255 - byte for byte in content[-1000:-997])
+    state.write_bytes(content)
+    with running(folder, f"capture.folder={captures}", "learn.days=1") as sensor:
+        assert sensor.events("state_refused")
+        assert sensor.status()["doing"] == "alerting"
+        assert "learned.json tells how far learning was" in sensor.events("alerting")[0]["about"]
+        assert sensor.end() == 0
+
+
 def test_a_killed_sensor_leaves_whole_lines_and_starts_again(tmp_path: Path) -> None:
     captures, folder = tmp_path / "captures", tmp_path / "sensor"
     put(captures)

@@ -16,7 +16,8 @@ from models.checkpoint import DEFAULT_MODEL
 from sensor import config, service_learn
 from sensor.schema import Alert, FlowBatch
 from sensor.service_alerted import RULES_MODEL
-from sensor.service_learn import ALERTING, EXPLODED_LEAST, FITTING, LEARNING, PER_HOST, WATCHED_US, Learner
+from sensor.service_learn import EXPLODED_LEAST, PER_HOST, WATCHED_US, Learner
+from sensor.service_learned import ALERTING, FILE, FITTING, LEARNING
 from sensor.service_record import Recorder
 from sensor.service_site import BAD, Site
 
@@ -194,10 +195,72 @@ def test_progress_goes_on_after_a_restart(bench: Callable[..., Bench]) -> None:
     assert learned["since"] == "2023-11-14T22:00:00Z"
 
 
-def test_what_is_damaged_of_the_stored_is_not_heeded(bench: Callable[..., Bench]) -> None:
+def test_without_a_state_a_sensor_that_alerted_alerts_on_and_says_so(bench: Callable[..., Bench]) -> None:
+    one = bench("learn.days=0")
+    one.learner.keep()
+    one.close()
+    two = bench()
+    assert two.learner.mode == LEARNING
+    two.learner.restore({})
+    assert two.learner.mode == ALERTING
+    assert two.told == ["alerting: no state can be read, learned.json tells how far learning was: alerts of models are told"]
+
+
+def test_without_a_state_learning_goes_on_where_it_was_and_says_how_long(bench: Callable[..., Bench]) -> None:
     one = bench()
-    one.learner.restore({"mode": 5})
+    one.see(office(3))
+    one.learner.keep()
+    seen = one.recorder.seen
+    one.close()
+    two = bench()
+    two.learner.restore({"mode": 5})  # what is damaged is not heeded
+    assert two.recorder.seen == seen
+    left = 0.5 - seen.learned_us / (24 * HOUR_US)
+    assert f"learning goes on, and alerts of models are withheld for {left:.2f} days" in two.said("learning_goes_on")[0]
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b'{"mode": 5}', b"\0" * 300, b'"\xff"'])
+def test_where_nothing_tells_how_far_learning_was_it_begins_anew_and_that_is_said(
+    bench: Callable[..., Bench], damage: bytes
+) -> None:
+    one = bench()
+    if damage:
+        (one.site.state / FILE).write_bytes(damage)
+    one.learner.restore({})
     assert one.learner.mode == LEARNING
+    assert "learning begins anew, and alerts of models are withheld for 0.50 days" in one.said("learning_anew")[0]
+
+
+def test_a_first_start_has_nothing_to_say_of_what_was_learned_before(bench: Callable[..., Bench]) -> None:
+    one = bench()
+    one.learner.restore({}, lost=False)
+    assert one.told == []
+
+
+def test_a_state_goes_before_the_file_and_a_relearning_forgets_the_file(bench: Callable[..., Bench]) -> None:
+    one = bench("learn.days=0")
+    one.learner.keep()
+    stored = one.learner.stored() | {"mode": LEARNING}
+    one.close()
+    two = bench()
+    two.learner.restore(stored)
+    assert (two.learner.mode, two.told) == (LEARNING, [])
+    two.close()
+    anew = bench(relearn=True)
+    anew.learner.restore({})
+    assert anew.learner.mode == LEARNING
+    anew.close()
+    after = bench()
+    after.learner.restore({}, lost=False)
+    assert (after.learner.mode, after.told) == (LEARNING, [])
+
+
+def test_a_file_of_what_was_learned_that_cannot_be_written_is_told(bench: Callable[..., Bench]) -> None:
+    one = bench()
+    (one.site.state / FILE).mkdir()
+    one.learner.keep()
+    assert one.said("learning_not_kept") == [f"learning_not_kept: {one.site.state / FILE}: Is a directory"]
+    assert [path.name for path in one.site.state.glob(f"{FILE}*")] == [FILE]
 
 
 def test_a_model_of_the_settings_or_no_days_leave_learning_out(bench: Callable[..., Bench]) -> None:
