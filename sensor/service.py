@@ -23,11 +23,12 @@ from sensor.service_degraded import degraded, drop_share, interfaces, since
 from sensor.service_metrics import Exporter, Look
 from sensor.service_notify import Notifier
 from sensor.service_outlets import Outlets
-from sensor.service_parts import Parts, Refused
+from sensor.service_parts import Parts
 from sensor.service_record import Recorder
 from sensor.service_scoring import Scoring
 from sensor.service_signals import ENDING, Signals
 from sensor.service_state import Snapshot, take, write
+from sensor.service_trial import Refused
 
 ROUND_S = 0.5
 """Seconds between two rounds of the control loop."""

@@ -6,55 +6,42 @@ thread; what other threads own it reaches by the means that they offer (a call b
 
 from __future__ import annotations
 
-import fcntl
 import functools
-import io
-import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 from structlog.typing import FilteringBoundLogger
-from torch import OutOfMemoryError
 
-from models.checkpoint import ModelDoesNotFit
 from sensor.assembly import Assembly
 from sensor.config import Settings
-from sensor.detect_ignore import Ignored, IgnoreRefused
+from sensor.config_sensor import differing, kept
+from sensor.detect_ignore import Ignored
 from sensor.engine import Judge
 from sensor.metrics import known, split
 from sensor.schema import Alert
 from sensor.service_capture import Worker
-from sensor.service_http import parse_address
 from sensor.service_learn import Learner
 from sensor.service_log import Repeats, open_log
 from sensor.service_models import load_models
-from sensor.service_outlets import from_settings, receivers
+from sensor.service_outlets import from_settings
 from sensor.service_queue import FlowQueue
 from sensor.service_record import Recorder
 from sensor.service_scoring import Scoring
-from sensor.service_site import Site
-from sensor.service_sources import REFUSALS as SOURCE_REFUSALS
 from sensor.service_sources import Sources, listening, open_sources
-from sensor.service_sources import trial as try_sources
 from sensor.service_state import StateRefused, set_aside, take_up
+from sensor.service_trial import REFUSALS, Refused, locked, state_folder, trial
 from sensor.service_unscored import Unscored
 from sensor.service_warm import warm
-from sensor.sinks.lines import SinkFailed
-from sensor.vocabulary import VocabularyDoesNotFit
 
 STATE_FILE = "state.netseq"
 """Name of the state in the state folder."""
-LOCK = "lock"
-"""File in the state folder that a running sensor holds."""
-STATE_MODE = 0o750
-"""Of a state folder that is made: what lies there tells who spoke with whom."""
 RECORD = "record"
 """Folder of the site's record in the state folder."""
 LATER = (
     *("source", "decode", "flows.table", "flows.close", "statistics", "conversations.table", "capture.workers"),
-    *("model.batch_flows", "learn", "output", "hec", "syslog", "service"),
+    *("model.batch_flows", "learn", "output", "hec", "syslog", "zeek", "service"),
 )
 """Sections and keys that take effect at the next start: memory that is laid out once, files and ports that are open."""
 
@@ -63,11 +50,6 @@ NEWS = {
     *("interface_back", "folder_back", "alerts_written_again", "zeek_up", "flows_taken_up"),
 }
 """Events that are no trouble."""
-REFUSALS = (ModelDoesNotFit, VocabularyDoesNotFit, IgnoreRefused, SinkFailed, OutOfMemoryError, *SOURCE_REFUSALS)
-
-
-class Refused(Exception):  # noqa: N818  # reads as the sentence it is, like the other refusals
-    """The sensor cannot begin, or cannot take over new settings; `str(error)` is the one line for the operator."""
 
 
 class Parts:
@@ -152,12 +134,18 @@ class Parts:
         return {"counters": counters, **self.unscored.marks(), "learner": self.learner.stored()}
 
     def reload(self, settings: Settings) -> list[str]:
-        """Take over new settings, model and lists; gives the settings that wait for the next start. Raises Refused."""
+        """Take over new settings, model and lists; gives the settings that wait for the next start.
+
+        Raises Refused or ConfigError, and keeps everything as it was, also where only the next start would be refused.
+        """
+        for finding in trial(settings, running=self.settings):
+            if finding.word == "note":
+                self.tell("at_next_start", finding.line)
         # A folder is not exchanged while it is read: it would begin anew, and a worker waits or sheds all its life.
         patient = any(one.capture.folder or one.zeek.road for one in (self.settings, settings))
         among = (*LATER, "capture") if patient else LATER
         later = differing(self.settings, settings, among)
-        settings = _kept(self.settings, settings, among)
+        settings = kept(self.settings, settings, among)
         try:
             ignored = Ignored.read(settings.detect.ignore)
             models = load_models(settings, site=self.learner.model())
@@ -224,37 +212,6 @@ class Parts:
             raise Refused(f"{listening(settings)}: {error.strerror}") from error
 
 
-def state_folder(settings: Settings) -> Path:
-    """The state folder, made if need be. Raises Refused when it cannot be written."""
-    folder = Path(settings.service.state_dir)
-    try:
-        folder.mkdir(STATE_MODE, parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(0, "Permission denied")
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise Refused(
-            f"service.state_dir: {folder}: {error.strerror}: make it writable for this user, or set another folder"
-        ) from error
-    return folder
-
-
-def locked(folder: Path) -> io.FileIO:
-    """Keep other sensors out of a state folder for as long as the file is open. Raises Refused."""
-    try:
-        held = io.FileIO(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), "r+")
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise Refused(
-            f"service.state_dir: {folder}: another netseq-sensor is at work there: end it, or set another folder"
-        ) from None
-    except OSError as error:
-        raise Refused(f"service.state_dir: {folder / LOCK}: {error.strerror}: make it writable for this user") from error
-    return held
-
-
 def carried_on(counters: object) -> dict[str, int]:
     """What an earlier run counted, as far as this version has such counters."""
     try:
@@ -267,63 +224,3 @@ def carried_on(counters: object) -> dict[str, int]:
 def sensor_name(settings: Settings) -> str:
     """Name of this sensor in its alerts."""
     return settings.output.dvc or socket.gethostname()
-
-
-def trial(settings: Settings) -> Iterator[str]:
-    """Try what a start needs, and yield a line for each thing that is well.
-
-    Raises Refused or ConfigError at the first that is not.
-    """
-    yield "settings"
-    try:
-        yield from try_sources(settings)
-        yield f"state in {state_folder(settings)}"
-        models = load_models(settings, site=None if settings.model.path else Site(Path(settings.service.state_dir)).current())
-        warm(settings, models.words, models.flows, models.device)
-        yield f"model {models.name}"
-        Ignored.read(settings.detect.ignore)
-        if settings.detect.ignore:
-            yield f"list of what never alerts, {settings.detect.ignore}"
-        yield from receivers(settings)
-    except REFUSALS as refused:
-        raise Refused(str(refused)) from refused
-    except OSError as error:
-        raise Refused(f"{listening(settings)}: {error.strerror}") from error
-    if settings.service.metrics:
-        parse_address(settings.service.metrics)
-        yield f"metrics on {settings.service.metrics}"
-    for key, path in (("alerts", settings.output.alerts), ("notice", settings.output.notice)):
-        if path not in ("", "-"):
-            yield _writable(key, Path(path))
-
-
-def _writable(key: str, path: Path) -> str:
-    """Tell that a file of alerts can be written, or refuse it; makes nothing."""
-    there = path if path.exists() else next(parent for parent in path.absolute().parents if parent.exists())
-    if path.is_dir() or not os.access(there, os.W_OK):
-        raise Refused(f"output.{key}: {path}: it cannot be written by this user")
-    return f"alerts to {path}"
-
-
-def differing(old: Settings, new: Settings, among: tuple[str, ...]) -> list[str]:
-    """Names of the settings among some sections and keys in which two differ."""
-    found = []
-    for section in msgspec.structs.fields(Settings):
-        before, after = getattr(old, section.name), getattr(new, section.name)
-        for field in msgspec.structs.fields(section.type):
-            name = f"{section.name}.{field.name}"
-            if getattr(before, field.name) != getattr(after, field.name) and (section.name in among or name in among):
-                found.append(name)
-    return found
-
-
-def _kept(old: Settings, new: Settings, among: tuple[str, ...]) -> Settings:
-    """The new settings, but those among some sections and keys as they were."""
-    changed: dict[str, object] = {}
-    for section in msgspec.structs.fields(Settings):
-        before, after = getattr(old, section.name), getattr(new, section.name)
-        keys = [field.name for field in msgspec.structs.fields(section.type)]
-        stay = {key: getattr(before, key) for key in keys if section.name in among or f"{section.name}.{key}" in among}
-        changed[section.name] = msgspec.structs.replace(after, **stay)
-    log = msgspec.structs.replace(old.service, log=new.service.log)  # but for the level of the log, which can change
-    return msgspec.structs.replace(new, **{**changed, "service": log})

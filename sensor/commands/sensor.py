@@ -1,8 +1,8 @@
 """`netseq-sensor`: the daemon. Live interfaces or a folder of captures in, alerts out, until it is told to end.
 
 Arguments, settings and refusals are handled here; `sensor.service` does the work. Exit status: 0 ended by SIGTERM or SIGINT,
-1 something failed while it ran (the service manager starts it anew), 2 misuse: arguments, settings, model, interface, filter,
-or a folder or port that cannot be used; starting it anew would not help.
+1 something failed while it ran, or there was no room for its state (the service manager starts it anew), 2 misuse: arguments,
+settings, model, interface, filter, or a folder or port that cannot be used; starting it anew would not help.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sensor import __version__, config
-from sensor.commands.misuse import Misuse, Parser, add_settings, fail
-from sensor.commands.process import DONE, INTERRUPTED, MISUSE
+from sensor import __version__, config, config_sensor
+from sensor.commands.misuse import Parser, add_settings, fail
+from sensor.commands.process import DAMAGED, DONE, INTERRUPTED, MISUSE
 
 if TYPE_CHECKING:
     from sensor.service_signals import Signals
@@ -35,7 +35,8 @@ Examples:
 
 Signals: TERM and INT drain and end; HUP reads settings, model and lists anew; USR1 reopens the files of alerts.
 
-Exit status: 0 ended by a signal; 1 failed while running; 2 misuse: arguments, settings, model, interface, filter, folder, port.
+Exit status: 0 ended by a signal; 1 failed while running, or a full disk; 2 misuse: arguments, settings, model, interface,
+filter, folder, port.
 """
 
 
@@ -47,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.show_config:
             sys.stdout.write(config.to_toml(settings))
             return DONE
-        check_sources(settings)
-    except (config.ConfigError, Misuse) as error:
+        config_sensor.check_together(settings)
+    except config.ConfigError as error:
         return fail(NAME, str(error), MISUSE)
     return check(settings) if arguments.check else serve(arguments, settings)
 
@@ -82,27 +83,16 @@ def read(arguments: argparse.Namespace) -> config.Settings:
     return config.load(file, changes)
 
 
-def check_sources(settings: config.Settings) -> None:
-    """Refuse settings that name no source, or two kinds of them. Raises Misuse."""
-    kinds = {
-        "capture.interfaces": settings.capture.interfaces,
-        "capture.folder": settings.capture.folder,
-        "zeek.road": settings.zeek.road,
-    }
-    named = [name for name, value in kinds.items() if value]
-    if not named:
-        raise Misuse("nothing to listen to: set capture.interfaces, capture.folder or zeek.road, or name an interface with -i")
-    if len(named) > 1:
-        raise Misuse(f"{named[0]} and {named[1]} are both set: a sensor has one kind of source, so empty one of them")
-
-
 def check(settings: config.Settings) -> int:
     """Try everything that a start needs, without beginning; tells each thing that is well, or the first that is not."""
-    from sensor.service_parts import Refused, trial  # noqa: PLC0415  # slow to import
+    from sensor.commands.reading import prepare_kernels  # noqa: PLC0415  # slow to import, as all that follows
+
+    prepare_kernels(NAME, quiet=False)  # before anything imports a kernel
+    from sensor.service_trial import Refused, trial  # noqa: PLC0415
 
     try:
-        for line in trial(settings):
-            print(f"ok  {line}")
+        for finding in trial(settings):
+            print(f"{finding.word}  {finding.line}", flush=True)
     except (Refused, config.ConfigError) as refused:
         return fail(NAME, str(refused), MISUSE)
     return DONE
@@ -140,14 +130,15 @@ def run(arguments: argparse.Namespace, settings: config.Settings, signals: Signa
 
     when_compiling(compiling)
     from sensor.service import Service  # noqa: PLC0415
-    from sensor.service_parts import Parts, Refused  # noqa: PLC0415
+    from sensor.service_parts import Parts  # noqa: PLC0415
+    from sensor.service_trial import Refused  # noqa: PLC0415
 
     try:
         parts = Parts(settings, log, repeats, relearn=arguments.relearn)
         service = Service(parts, lambda: read(arguments), notifier, signals, begun_s=begun_s)
     except Refused as refused:
         log.error("refused", reason=str(refused))
-        return MISUSE
+        return DAMAGED if refused.passing else MISUSE
     status = service.run()
     repeats.finish()
     return status
