@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -22,16 +23,22 @@ from sensor.decode import SKIPS, Decoder
 from sensor.flows import FlowTable
 from sensor.schema import FLOW, FlowBatch
 from sensor.sources.faults import Broken
-from sensor.sources.flowcsv import FlowCsvSource, NotAFlowTable
+from sensor.sources.flowcsv import LEAST, NEEDED, FlowCsvSource, NotAFlowTable
+from sensor.sources.listing import FOREIGN, PACKED
 from sensor.sources.pcap import CaptureSource, NotACapture
 from sensor.sources.unpack import Origin, unpacked
 from sensor.sources.zeek import ConnLogSource, NotAConnLog
+from sensor.sources.zeek_text import NEEDED as LOG_NEEDED
+from sensor.spellings import named
 
 Source: TypeAlias = CaptureSource | ConnLogSource | FlowCsvSource
 
 LEFT_OUT = ("Background", "Unknown")
 """Details of rows that a labelled log calls neither benign nor attack."""
 KINDS = ("conn.log", "flow-csv", "captures")
+PARQUET = b"PAR1"
+NAMED_KEYS = 5
+"""Columns of flows at the beginning of a line of JSON, at the least, that make it no conn.log but netseq's own flows."""
 HEAD_BYTES = 512
 """Unpacked, to see what a file looks like: a folder of captures is not read through for it."""
 
@@ -65,17 +72,24 @@ class DataSet(NamedTuple):
         return np.asarray(self.flows[(self.labels == "") & ~self.unsure])
 
 
-def kind_of(path: str) -> str:
-    """Which of KINDS a file looks like by its first bytes; what cannot be read is left to the captures' reader to refuse."""
+def _head(path: str) -> bytes:
+    """The first bytes of a file, unpacked; none of one that cannot be read, or of a pipe, which can be read but once."""
+    if not os.path.isfile(path):
+        return b""
     try:
         with open(path, "rb", buffering=0) as raw:
             begun, size = bytearray(HEAD_BYTES), 0
             inflow, _ = unpacked(Origin(raw))
             while size < HEAD_BYTES and (more := inflow.readinto(memoryview(begun)[size:])):  # four bytes may come first
                 size += more
-            head = bytes(begun[:size]).removeprefix(codecs.BOM_UTF8).lstrip()
     except (OSError, Broken):
-        return "captures"
+        return b""
+    return bytes(begun[:size]).removeprefix(codecs.BOM_UTF8).lstrip()
+
+
+def kind_of(path: str) -> str:
+    """Which of KINDS a file looks like by its first bytes; pipes and what cannot be read are left to the reader of captures."""
+    head = _head(path)
     if head[:1] in {b"#", b"{"}:
         return "conn.log"
     first = head.partition(b"\n")[0]  # later lines may hold labels in any script
@@ -101,11 +115,38 @@ def held(path: str, kinds: Sequence[str] = KINDS, *, statistics: bool = False) -
 
 def only_kind(path: str, kinds: Sequence[str] = KINDS, *, statistics: bool = False) -> str:
     """The one kind that a file or folder holds; "captures", whose reader says what is wrong, for none. Raises Misuse."""
+    if "flow-csv" in kinds and (form := unread_form(path)):
+        raise Misuse(f"{path}: it is {form}, which is not read: write flows with netseq-flows --format csv --header netseq")
     found = held(path, kinds, statistics=statistics)
+    if not found and "flow-csv" in kinds:
+        raise Misuse(nothing_in(path, statistics=statistics))
     if len(found) > 1:
         (one, first), (other, second) = list(found.items())[:2]
         raise Misuse(f"{path}: holds both {one} ({first}) and {other} ({second}): name them one at a time")
     return next(iter(found), "captures")
+
+
+def unread_form(path: str) -> str:
+    """The form of a file that tells flows in a way in which netseq writes them and does not read them, in words; or ""."""
+    head = _head(path)
+    if head.startswith(PARQUET):
+        return "Parquet"
+    keys = [key.decode("utf-8", "replace") for key in re.findall(rb'"([^"\\]*)":', head)] if head[:1] == b"{" else []
+    return "flows in JSON lines" if sum(named(key) is not None for key in keys) >= NAMED_KEYS else ""
+
+
+def nothing_in(folder: str, *, statistics: bool) -> str:
+    """The line for a folder that holds none of KINDS: why its largest file, which is likely what was meant, is not read."""
+    inside = [file for file in sorted(Path(folder).rglob("*")) if file.is_file()]
+    if not inside:
+        return f"{folder}: a folder without flows: it is empty"
+    largest = str(max(inside, key=lambda file: file.stat().st_size))
+    told = f"{folder}: a folder without flows: none of its {len(inside)} files can be read"
+    try:
+        open_kind(largest, only_kind(largest, statistics=statistics), statistics=statistics)
+    except (Misuse, NotAConnLog, NotAFlowTable, NotACapture) as refusal:
+        told += f": {refusal}"
+    return told
 
 
 def open_kind(path: str, kind: str, *, statistics: bool = False) -> Source:
@@ -115,7 +156,23 @@ def open_kind(path: str, kind: str, *, statistics: bool = False) -> Source:
     """
     if kind == "conn.log":
         return ConnLogSource([path])
-    return FlowCsvSource([path], statistics=statistics) if kind == "flow-csv" else CaptureSource([path])
+    if kind == "flow-csv":
+        return FlowCsvSource([path], statistics=statistics)
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise NotACapture(f"{path}: a pipe can be read but once, and its fingerprint is wanted too: name a file")
+    try:
+        return CaptureSource([path])
+    except NotACapture as refusal:
+        raise NotACapture(f"{refusal}{_or_else(path, statistics=statistics)}") from None
+
+
+def _or_else(path: str, *, statistics: bool) -> str:
+    """What a file that is no capture would need to be a log or a table; "" where that is not what is wrong with it."""
+    head = _head(path)
+    if not head or head.startswith((*PACKED, *FOREIGN)):
+        return ""
+    columns = f"at least {LEAST} columns of docs/statistics.md" if statistics else f"the columns {', '.join(NEEDED)}"
+    return f"; a conn.log needs {', '.join(LOG_NEEDED)}; a table of flows (CSV) needs a first line that names {columns}"
 
 
 def is_one(path: str, kind: str, *, statistics: bool) -> bool:

@@ -49,6 +49,9 @@ Examples:
   netseq-train multiflow zeek/ --columns conn.log --classes Normal,Attack --rest Attack --output zeek
   torchrun --standalone --nproc-per-node 2 --no-python netseq-train multiflow flows.csv --output office
 
+Of what netseq-flows writes, CSV with --header netseq keeps all columns; other headers lose a dozen, Parquet and JSON lines are
+not read.
+
 Held back for early stop, temperature and calibration are whole sequences (--split honest), or single flows at random as
 the paper has it (--split stratified), which flatters. An interrupted training goes on with --resume; it cannot be made
 longer, since the learning rate falls over all of --epochs. What several processes train is what one does but for dropout,
