@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -206,13 +207,35 @@ def test_an_encrypted_bus_lets_in_who_has_the_keys() -> None:
         assert take(source, 1)[0] == ["C1"]
 
 
-def test_an_encrypted_bus_refuses_other_keys_and_that_is_told() -> None:
-    curve = Curve.make()
-    wrong = Keys(curve.server_public, *zmq.curve_keypair())
+@pytest.mark.parametrize("of", ["the client", "the server"])
+def test_an_encrypted_bus_refuses_other_keys_and_that_is_told_once(of: str) -> None:
+    curve, other = Curve.make(), Curve.make()
+    wrong = Keys(curve.server_public, other.public, other.secret)
+    if of == "the server":  # here every further try is made and refused, some times a second
+        wrong = Keys(other.server_public, curve.public, curve.secret)
     with Zeek(curve=curve) as zeek, listening(address=zeek.xpub, curve=wrong) as (source, told):
-        until(lambda: any(name == "zeek_refused" for name, _ in told))
-        assert "CURVE" in next(line for name, line in told if name == "zeek_refused")
-        assert not len(next(iter(source)).flows)
+        until(lambda: bool(told))
+        for _, batch in zip(range(12), source, strict=False):
+            assert not len(batch.flows)
+            assert source.counters()["zeek_peers"] == 0
+        assert [name for name, _ in told] == ["zeek_refused"]
+        assert "CURVE" in told[0][1]
+
+
+def test_who_does_not_agree_is_no_peer_and_costs_none_that_does() -> None:
+    with listening("zeromq-writer", address="tcp://127.0.0.1:*") as (source, told):
+        place = ("127.0.0.1", int(source.address.rpartition(":")[2]))
+        with socket.create_connection(place), sender(zmq.PUB, source.address):  # the stranger came first
+            until(lambda: source.counters()["zeek_peers"] == 1)
+        until(lambda: source.counters()["zeek_peers"] == 0)
+        with sender(zmq.PUB, source.address):
+            until(lambda: source.counters()["zeek_peers"] == 1)
+            with sender(zmq.PULL, source.address), socket.create_connection(place) as stranger:
+                stranger.sendall(b"GET / HTTP/1.0\r\n\r\n" * 10)
+            until(lambda: [name for name, _ in told].count("zeek_refused") == 2)
+            assert source.counters()["zeek_peers"] == 1
+        until(lambda: source.counters()["zeek_peers"] == 0)
+        assert [name for name, _ in told if name != "zeek_refused"] == ["zeek_up", "zeek_away", "zeek_up", "zeek_away"]
 
 
 def test_keys_are_read_from_files_and_what_is_none_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 Zeek's proxy sends to every subscriber or to none: one that stops reading stops the bus for all of Zeek (its XPUB is set to
 drop nothing). So the socket has no high-water mark, this thread reads it at once, and what does not fit the queue is counted
-and forgotten here, where it harms nobody else. It also hears from the socket's monitor when Zeek comes and goes.
+and forgotten here, where it harms nobody else. It also hears from the socket's monitor when Zeek comes and goes: a connection
+counts once both sides agree on it, for one with other keys is made and broken off again several times a second.
 Called by `zeek_source`.
 """
 
@@ -33,7 +34,7 @@ _REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 
 def watch(socket: zmq.Socket[bytes]) -> None:
     """Let the socket tell who comes and goes; to be called before it is connected or bound."""
-    socket.get_monitor_socket(_COME | _GONE | _REFUSED)
+    socket.get_monitor_socket(_COME | _GONE | _REFUSED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
 
 
 class Drain:
@@ -48,6 +49,9 @@ class Drain:
         self._limit_bytes = limit_bytes
         self._tell = tell
         self._peers: set[int] = set()
+        self._greeting: dict[int, None] = {}
+        """Connections that are not agreed on yet, in the order in which they came."""
+        self._failed = self._told_refused = False
         self._chunks: deque[tuple[list[Message], int]] = deque()
         self._waiting_bytes = self._waiting = 0
         self._ready = threading.Condition()
@@ -58,7 +62,7 @@ class Drain:
 
     @property
     def peers(self) -> int:
-        """Connections that stand now."""
+        """Connections that stand now, agreed on by both sides."""
         return len(self._peers)
 
     @property
@@ -157,15 +161,39 @@ class Drain:
         heard = recv_monitor_message(monitor)
         event, before = heard["event"], len(self._peers)
         if event & _COME:
-            self._peers.add(heard["value"])
+            self._greeting[heard["value"]] = None
+        elif event & zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self._told_refused = False
+            self._agreed()
         elif event & _GONE:
-            self._peers.discard(heard["value"])
-        else:
-            self._tell("zeek_refused", f"{_shown(heard['endpoint'])}: no agreement with Zeek, are the CURVE keys right?")
+            self._gone(heard["value"], heard["endpoint"])
+        else:  # its end comes next
+            self._failed = True
         if before == 0 and self._peers:
             self._tell("zeek_up", f"{_shown(heard['endpoint'])}: connected")
         elif before and not self._peers:
             self._tell("zeek_away", f"{_shown(heard['endpoint'])}: Zeek is away, waiting for it to come back")
+
+    def _agreed(self) -> None:
+        """Count a connection: which one is not told, so it is the oldest that has not been agreed on."""
+        if self._greeting:
+            one = next(iter(self._greeting))
+            del self._greeting[one]
+            self._peers.add(one)
+
+    def _gone(self, number: int, endpoint: bytes) -> None:
+        """Forget a connection, and tell once where it ended before both sides agreed."""
+        refused, self._failed = self._failed, False
+        if number in self._greeting:
+            del self._greeting[number]
+            refused = True
+        elif number in self._peers:
+            self._peers.remove(number)
+            if refused:  # it was taken for the one that had agreed
+                self._agreed()
+        if refused and not self._told_refused:
+            self._told_refused = True
+            self._tell("zeek_refused", f"{_shown(endpoint)}: no agreement with Zeek, are its port and the CURVE keys right?")
 
 
 def _shown(endpoint: bytes) -> str:
