@@ -121,6 +121,13 @@ def test_zkg_finds_the_scripts_and_the_tests() -> None:
     assert {"zeromq", "notice"} <= {tag.strip() for tag in package["tags"].split(",")}
 
 
+def test_zeromqs_own_script_is_loaded_where_the_directory_does_not_connect() -> None:
+    loaded = re.compile(r'^@if \( ! Version::at_least\("([\d.]+)"\) \)\n@load (\S+/connect)\n@endif$', re.MULTILINE)
+    texts = [script("zeromq-standalone.zeek"), embedded(PACKAGE / "testing/bus/exchange.zeek")["ports.zeek"]]
+    for text in texts:  # Zeek 8.1.0 connects from the directory, and zeekctl asks for the same version
+        assert loaded.findall(text) == [("8.1.0", "frameworks/cluster/backend/zeromq/connect")]
+
+
 def test_each_script_that_is_loaded_by_itself_exists() -> None:
     for path in SCRIPTS:
         for loaded in re.findall(r"^@load \./(\S+)", path.read_text(encoding="utf-8"), re.MULTILINE):

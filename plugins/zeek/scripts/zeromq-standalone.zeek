@@ -5,8 +5,9 @@
 
 @load base/misc/version
 @load frameworks/cluster/backend/zeromq
-# Up to 8.1 a script of its own connects; from 8.2 on, the one above does.
-@if ( ! Version::at_least("8.2.0") )
+# Up to 8.0 a script of its own connects. From 8.1 on the one above does, and the other is deprecated. (Builds of 8.1.0-dev
+# of 2025 count as 8.1.0 and connect by neither: there, load it in local.zeek.)
+@if ( ! Version::at_least("8.1.0") )
 @load frameworks/cluster/backend/zeromq/connect
 @endif
 

@@ -10,7 +10,7 @@
 # @TEST-START-FILE ports.zeek
 @load base/misc/version
 @load frameworks/cluster/backend/zeromq
-@if ( ! Version::at_least("8.2.0") )
+@if ( ! Version::at_least("8.1.0") )
 @load frameworks/cluster/backend/zeromq/connect
 @endif
 
