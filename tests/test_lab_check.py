@@ -193,6 +193,20 @@ def test_an_attack_that_tries_addresses_may_try_those_of_nobody(tmp_path: Path) 
         assert between == ["infiltration-1: 1 of its flows are between others (1 alice to none of ours SSH 22)"] * count
 
 
+def test_a_router_may_say_that_a_victim_is_down_and_nothing_else(tmp_path: Path) -> None:
+    gateway = "198.51.100.1"
+    routed = replace(SITE, hosts=(*SITE.hosts, Host("router", "router", "inside", ("192.0.2.1", gateway))))
+    scan = replace(SCAN, lines=(Line(EVE, WEB), Line(gateway, EVE, protocol="icmp")))
+    down = frame(13.0, IP(src=gateway, dst=EVE) / ICMP(type=3, code=1) / IP(src=EVE, dst=WEB) / TCP(sport=40_000, dport=1))
+    pinged = frame(14.0, IP(src=gateway, dst=EVE) / ICMP(type=8, id=7))
+    for name, more, told in (
+        ("down", (down,), []),
+        ("pinged", (down, pinged), ["scan_syn-1: 1 of its flows are between others (1 router to eve ICMP 0)"]),
+    ):
+        run = a_run(tmp_path / name, *ORDINARY, *ATTACKS, *more, told=(scan, GUESS), site=routed)
+        assert check(run).complaints == told
+
+
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [
