@@ -141,6 +141,26 @@ def test_of_an_encrypted_bus_the_clients_key_is_asked_for() -> None:
         refused.outlet.close()
 
 
+def test_a_zeek_that_comes_back_without_keys_takes_alerts_of_a_sensor_without_keys() -> None:
+    with Zeek(curve=Curve.make()) as zeek:
+        sender = Sender(zeek)
+        sender.outlet.take(ALERTS[:2])
+
+        def reason() -> str:
+            try:
+                sender.sink.write(ALERTS[:1])
+            except SinkFailed as failed:
+                return str(failed)
+            return ""
+
+        until(lambda: "CURVE keys Zeek's?" in reason())
+        zeek.leave()
+        zeek.come_back_with(None)
+        until(sender.work)
+        assert messages(zeek, 2) == ["alert 0", "alert 1"]
+        sender.outlet.close()
+
+
 def test_an_alert_of_many_bytes_arrives_whole() -> None:
     long: Alert = msgspec.structs.replace(ALERT, msg="é" * 1_000_000, uid="\udcff\udcfe")
     with Zeek() as zeek:

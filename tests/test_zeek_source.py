@@ -222,6 +222,22 @@ def test_an_encrypted_bus_refuses_other_keys_and_that_is_told_once(of: str) -> N
         assert "CURVE" in told[0][1]
 
 
+@pytest.mark.parametrize("keyless", ["the sensor", "neither"])
+def test_a_zeek_that_comes_back_with_the_sensors_keys_is_heard(keyless: str) -> None:
+    curve, other = Curve.make(), Curve.make()
+    keys = None if keyless == "the sensor" else Keys(curve.server_public, other.public, other.secret)
+    with Zeek(curve=curve) as zeek, listening(address=zeek.xpub, curve=keys) as (source, told):
+        until(lambda: bool(told))
+        zeek.leave()
+        zeek.come_back_with(
+            None if keys is None else Curve(curve.server_public, curve.server_secret, other.public, other.secret)
+        )
+        zeek.await_subscription(TOPIC)
+        zeek.publish(TOPIC, conn(1))
+        assert take(source, 1)[0] == ["C1"]
+        assert [name for name, _ in told] == ["zeek_refused", "zeek_up"]
+
+
 def test_who_does_not_agree_is_no_peer_and_costs_none_that_does() -> None:
     with listening("zeromq-writer", address="tcp://127.0.0.1:*") as (source, told):
         place = ("127.0.0.1", int(source.address.rpartition(":")[2]))

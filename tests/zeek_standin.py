@@ -125,6 +125,11 @@ class Zeek:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.leave()
 
+    def come_back_with(self, curve: Curve | None) -> None:
+        """Start with other keys, or without."""
+        self._curve = curve
+        self.come_back()
+
     def come_back(self) -> None:
         """Start, on the ports of the last time."""
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

@@ -68,6 +68,8 @@ class ZeekAlerts:
         self._curve = curve
         self._topics: set[bytes] = set()
         self._state = "away"
+        self._over = False
+        """The connection was refused: ZeroMQ itself may try no more."""
         self.subscriptions = 0
         """Topics that anybody on the bus has subscribed to now."""
         self.frames_skipped = 0
@@ -110,6 +112,10 @@ class ZeekAlerts:
         if self._context is None:
             self._open()
         self._watch()
+        if self._over:
+            self._end(linger_ms=0)
+            self._open()
+            self._state = "refused"  # until another answer comes
         for _ in range(MOST_AT_ONCE):
             try:
                 frame = self._socket.recv(zmq.NOBLOCK)
@@ -136,6 +142,7 @@ class ZeekAlerts:
         self._topics.clear()
         self.subscriptions = 0
         self._state = "away"
+        self._over = False
 
     def _open(self) -> None:
         """Begin to connect, which goes on in the background."""
@@ -198,6 +205,8 @@ class ZeekAlerts:
             elif what == zmq.EVENT_DISCONNECTED and self._state == "there":
                 self._end(linger_ms=0)
                 self._open()
+            elif what == zmq.EVENT_DISCONNECTED:
+                self._over = True
 
     def _check(self) -> None:
         """Raise SinkFailed, with the reason, unless Zeek listens."""

@@ -20,6 +20,8 @@ from sensor.sources.zeek_messages import Message, Tell
 
 POLL_MS = 100
 """How long a request to end may go unseen."""
+RETRY_TURNS = 10
+"""Quiet turns of POLL_MS until a connection that was refused is tried again: ZeroMQ itself then tries no more."""
 CHUNK = 512
 """Messages taken before they are handed over, while more are there."""
 LAST_CHUNKS = 256
@@ -38,9 +40,12 @@ def watch(socket: zmq.Socket[bytes]) -> None:
 
 
 class Drain:
-    """Reads a socket that is watched until `stop`, and closes it; holds at most `limit_bytes` of messages that wait."""
+    """Reads a socket that is watched until `stop`, and closes it; holds at most `limit_bytes` of messages that wait.
 
-    def __init__(self, socket: zmq.Socket[bytes], limit_bytes: int, tell: Tell) -> None:
+    `connected_to` is where the socket connects, "" where it is bound.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes], limit_bytes: int, tell: Tell, *, connected_to: str = "") -> None:
         self.messages = 0
         """Messages that came."""
         self.dropped = 0
@@ -52,6 +57,8 @@ class Drain:
         self._greeting: dict[int, None] = {}
         """Connections that are not agreed on yet, in the order in which they came."""
         self._failed = self._told_refused = False
+        self._connected_to = connected_to
+        self._retry_in = 0
         self._chunks: deque[tuple[list[Message], int]] = deque()
         self._waiting_bytes = self._waiting = 0
         self._ready = threading.Condition()
@@ -110,6 +117,8 @@ class Drain:
                     self._hear(monitor)
                 if self._socket in ready:
                     self._receive()
+                if not ready and self._retry_in:
+                    self._retry()
             for _ in range(LAST_CHUNKS):  # what had come when the end was asked for
                 if not self._socket.poll(0):
                     break
@@ -191,9 +200,19 @@ class Drain:
             self._peers.remove(number)
             if refused:  # it was taken for the one that had agreed
                 self._agreed()
+        self._retry_in = RETRY_TURNS if refused and self._connected_to else 0
         if refused and not self._told_refused:
             self._told_refused = True
             self._tell("zeek_refused", f"{_shown(endpoint)}: no agreement with Zeek, are its port and the CURVE keys right?")
+
+    def _retry(self) -> None:
+        """Connect anew when it is time, unless ZeroMQ did so."""
+        self._retry_in -= 1
+        if self._retry_in or self._peers or self._greeting:
+            return
+        with contextlib.suppress(zmq.ZMQError):  # that it is not connected
+            self._socket.disconnect(self._connected_to)
+        self._socket.connect(self._connected_to)
 
 
 def _shown(endpoint: bytes) -> str:

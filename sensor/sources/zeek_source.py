@@ -123,7 +123,7 @@ class ZeekSource:
             raise
         self.address = str(socket.get_string(zmq.LAST_ENDPOINT))
         """What is connected to, or bound: with the port that was found where 0 or * was asked for."""
-        self._drain = Drain(socket, queue_bytes, tell)
+        self._drain = Drain(socket, queue_bytes, tell, connected_to=self.address if road == "zeromq" else "")
 
     @property
     def serialiser(self) -> str | None:
