@@ -44,6 +44,8 @@ LAST_S = 1.0
 """Seconds at least for each of the last steps, writing alerts and state."""
 END_S = 9.0
 """Seconds after which the end does not wait for a disk any more."""
+ENDED_WITH = ("alerts_written", "flows_shed", "alerts_waiting", "alerts_lost")
+"""Counters that the last line of the log tells, since the state was first begun."""
 STUCK_S = 30.0
 """Seconds without a round of the scoring thread, or of a capture worker, after which it counts as stuck."""
 DONE, FAILED = 0, 1
@@ -209,14 +211,14 @@ class Service:
         whole = captured and scored and status == DONE and parts.scoring.error is None
         kept = parts.unscored.end(begun_s + KEPT_S, whole=whole)
         self._tell_of_losses(time.monotonic() - self._looked_s, ended=True)
-        written = parts.outlets.close(LAST_S)  # before the state, which counts them
+        lost_before = total(parts.counters(), "alerts_lost")
+        closed = parts.outlets.close(LAST_S)  # before the state, which counts them
         parts.recorder.close()
         if status == DONE:
             self._save_last(begun_s + END_S, scored=scored)
-        counters = self._parts.counters()
-        lost = {name: total(counters, name) for name in ("flows_shed", "alerts_waiting", "alerts_lost")}
-        written_alerts = total(counters, "alerts_written")
-        parts.log.info("ended", alerts_written=written_alerts, flows_kept=kept, **lost, everything_written=written)
+        counted = {name: total(parts.counters(), name) for name in ENDED_WITH}
+        written = closed and not counted["alerts_waiting"] and counted["alerts_lost"] == lost_before
+        parts.log.info("ended", **counted, flows_kept=kept, everything_written=written)
 
     def _end_capture(self, until_s: float) -> bool:
         """End capture and learning, and let no more come; tells whether all that was captured is in the queue."""

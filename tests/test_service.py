@@ -67,6 +67,7 @@ def test_conversations_quiet_times_and_counters_outlive_a_restart(tmp_path: Path
         until(lambda: sensor.metric("netseq_captures_read_total") == 1)
         packets = sensor.metric("netseq_packets_read_total")
         assert sensor.end() == 0
+        assert sensor.events("ended")[0]["everything_written"]
         first = sensor.alerts()
     with running(folder, f"capture.folder={captures}") as sensor:
         taken_up = sensor.events("state_taken_up")
@@ -88,8 +89,10 @@ def test_alerts_that_are_lost_at_the_end_are_known_after_it(tmp_path: Path) -> N
     with running(folder, f"capture.folder={captures}", "output.alerts=/dev/full") as sensor:
         until(lambda: sensor.metric("netseq_alerts_waiting") > 0)
         assert sensor.end() == 0
-        lost = sensor.events("ended")[0]["alerts_lost"]
+        (ended,) = sensor.events("ended")
+        lost = ended["alerts_lost"]
         assert lost > 0
+        assert not ended["everything_written"]
     with running(folder, f"capture.folder={captures}", "output.alerts=/dev/full") as sensor:
         assert sensor.metric("netseq_alerts_lost_total") == lost
         assert sensor.end() == 0
