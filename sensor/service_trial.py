@@ -121,6 +121,8 @@ def _sources(settings: Settings) -> Iterator[Finding]:
         if not isinstance(refused.__cause__, zmq.ZMQError) or refused.__cause__.errno != errno.EADDRINUSE:
             raise
         yield Finding("note", f"{refused}: if not by the sensor that these settings are for, its start will be refused")
+    if settings.zeek.road == "files" and not os.path.exists(settings.zeek.path):
+        yield Finding("note", f"zeek.path: {settings.zeek.path} is not there yet: the sensor waits for it")
 
 
 def _state(folder: Path) -> Iterator[Finding]:

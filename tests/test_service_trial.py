@@ -69,6 +69,14 @@ def test_what_a_reload_leaves_as_it_is_is_not_tried_again(tmp_path: Path) -> Non
     assert list(trial(settings, running=settings)) == [Finding("ok", "settings")]
 
 
+def test_a_log_that_is_not_there_yet_is_told_for_its_name_may_be_mistyped(tmp_path: Path) -> None:
+    road = ("capture.folder=", "zeek.road=files", f"zeek.path={tmp_path}/conn.log")
+    waits = Finding("note", f"zeek.path: {tmp_path}/conn.log is not there yet: the sensor waits for it")
+    assert waits in tried(tmp_path, *road)
+    (tmp_path / "conn.log").touch()
+    assert waits not in tried(tmp_path, *road)
+
+
 def test_a_port_in_use_is_told_for_a_sensor_at_work_may_hold_it(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
