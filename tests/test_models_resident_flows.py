@@ -159,7 +159,7 @@ def test_a_model_read_back_scores_as_the_one_that_was_saved(folder: Path) -> Non
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"format": "netseq-words-1"}, "this netseq reads 'netseq-multiflow-1'"),
+        ({"format": "netseq-words-1"}, "a word model, where a multi-flow model is wanted"),
         ({"columns": ["Flow Duration"]}, "a scale for each of its columns"),
         ({"columns": ["Flow Duration", "Flow Duration", "Flow IAT Mean"]}, "named twice"),
         ({"classes": ["Normal"]}, "1 classes"),
