@@ -121,9 +121,9 @@ class Machine:
 
     def boot(self) -> None:
         """Boot, and wait until all that starts at boot has started."""
-        name = f"netseq-{os.getpid()}-{self._folder.name}".replace("_", "-")
+        own = "".join(filter(str.isalnum, self._folder.name))  # a name that ends with "_" is none for a machine
         command = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network", "--link-journal=no"]
-        command += [f"--machine={name[:60]}", "-D", str(self.root), "--boot"]
+        command += [f"--machine=netseq-{os.getpid()}-{own}", "-D", str(self.root), "--boot"]
         with (self._folder / "console").open("wb") as console:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=console, stderr=console)
         until(self._find_leader, 30, self.console)
