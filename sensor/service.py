@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 
 from sensor import __version__
 from sensor.config import ConfigError, Settings
-from sensor.metrics import split, total
+from sensor.metrics import total
 from sensor.service_capture import Worker
 from sensor.service_degraded import degraded, drop_share, interfaces, since
 from sensor.service_metrics import Exporter, Look
@@ -149,12 +149,10 @@ class Service:
             self._told = self._status_line()
             self._notifier.status(self._told)
 
-    def _tell_of_losses(self, seconds: float, *, ended: bool = False) -> None:
+    def _tell_of_losses(self, seconds: float) -> None:
         """Raise the alert about the sensor itself, if there is reason to."""
         counters, now_us = self._parts.counters(), time.time_ns() // 1000
         grown = since(self._before, counters)
-        if ended:  # a source that is closed hears nobody, and that is no trouble
-            grown = {name: number for name, number in grown.items() if not split(name)[0].gauge}
         self._before, self._drop_share = counters, drop_share(grown)
         alert = degraded(grown, ts_us=now_us, since_us=now_us - round(seconds * 1e6), model=self._parts.models.name)
         if alert is not None:
@@ -210,7 +208,7 @@ class Service:
             scored = parts.scoring.join(LAST_S)
         whole = captured and scored and status == DONE and parts.scoring.error is None
         kept = parts.unscored.end(begun_s + KEPT_S, whole=whole)
-        self._tell_of_losses(time.monotonic() - self._looked_s, ended=True)
+        self._tell_of_losses(time.monotonic() - self._looked_s)
         lost_before = total(parts.counters(), "alerts_lost")
         closed = parts.outlets.close(LAST_S)  # before the state, which counts them
         parts.recorder.close()

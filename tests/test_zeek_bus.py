@@ -49,6 +49,14 @@ class Sender:
         self.work()
         return self.sink.subscribed
 
+    def reason(self) -> str:
+        """Why an alert cannot be written, "" if it can."""
+        try:
+            self.sink.write(ALERTS[:1])
+        except SinkFailed as failed:
+            return str(failed)
+        return ""
+
 
 def messages(zeek: Zeek, count: int) -> list[str]:
     """The alerts' words that reach the node."""
@@ -96,14 +104,7 @@ def test_a_zeek_without_the_package_is_told_from_one_that_is_away() -> None:
         sender = Sender(zeek)
         sender.outlet.take(ALERTS[:1])
 
-        def reason() -> str:
-            try:
-                sender.sink.write(ALERTS[:1])
-            except SinkFailed as failed:
-                return str(failed)
-            return ""
-
-        until(lambda: "is the package netseq loaded there?" in reason())
+        until(lambda: "is the package netseq loaded there?" in sender.reason())
         assert not sender.work()
         sender.outlet.close()
         assert sender.outlet.lost == 1
@@ -130,14 +131,7 @@ def test_of_an_encrypted_bus_the_clients_key_is_asked_for() -> None:
         refused = Sender(zeek, CurveKeys(curve.server_public, stranger.public, stranger.secret))
         refused.outlet.take(ALERTS[:1])
 
-        def reason() -> str:
-            try:
-                refused.sink.write(ALERTS[:1])
-            except SinkFailed as failed:
-                return str(failed)
-            return ""
-
-        until(lambda: "CURVE keys Zeek's?" in reason())
+        until(lambda: "CURVE keys Zeek's?" in refused.reason())
         refused.outlet.close()
 
 
@@ -146,14 +140,7 @@ def test_a_zeek_that_comes_back_without_keys_takes_alerts_of_a_sensor_without_ke
         sender = Sender(zeek)
         sender.outlet.take(ALERTS[:2])
 
-        def reason() -> str:
-            try:
-                sender.sink.write(ALERTS[:1])
-            except SinkFailed as failed:
-                return str(failed)
-            return ""
-
-        until(lambda: "CURVE keys Zeek's?" in reason())
+        until(lambda: "CURVE keys Zeek's?" in sender.reason())
         zeek.leave()
         zeek.come_back_with(None)
         until(sender.work)
